@@ -1,0 +1,181 @@
+"""The typed graph: tensors, operators, and the rules that a valid graph keeps.
+
+A graph is a list of nodes in the order of execution. Activations are named and described by ``Tensor``;
+weights, biases, multipliers and tables are *constants*, arrays that live beside the graph in the model file.
+
+Layout: a 4-D activation is NHWC; the last axis is always the channel or feature axis. Batch is axis 0.
+An activation of dtype ``u8`` or ``s8`` is quantized per tensor: value = (q - zero_point) * scale.
+``lo`` and ``hi`` of a node are the clamp of its output in *container units* (so ReLU is ``lo = zero_point``).
+
+The arithmetic of every operator is fixed in docs/numerics.md; all backends give the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Union
+
+import msgspec
+
+Dtype = Literal["u8", "s8", "f32"]
+
+
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An activation. ``scale`` is exactly representable in fp32; ``scale`` and ``zero_point`` are 0 for f32."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Dtype
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+class _Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op"):
+    name: str
+
+
+class Conv2d(_Node, tag="conv2d", frozen=True):
+    """Dense, grouped or depthwise convolution with requantization.
+
+    weight: s8 [OC, KH, KW, IC / groups]; bias: s32 [OC]; multiplier: f32 [OC] (constants, by name).
+    stride, dilation: (y, x); padding: (top, left, bottom, right), filled with the input's zero point.
+    """
+
+    input: str
+    output: str
+    weight: str
+    bias: str
+    multiplier: str
+    lo: int
+    hi: int
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+class Linear(_Node, tag="linear", frozen=True):
+    """Matrix product over the last axis. weight: s8 [N, K]; bias: s32 [N]; multiplier: f32 [N]."""
+
+    input: str
+    output: str
+    weight: str
+    bias: str
+    multiplier: str
+    lo: int
+    hi: int
+
+
+class MaxPool2d(_Node, tag="max_pool2d", frozen=True):
+    """Maximum over windows; padding never wins. Input and output have the same quantization."""
+
+    input: str
+    output: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+
+class AvgPool2d(_Node, tag="avg_pool2d", frozen=True):
+    """Mean over windows, requantized with fp32(sx / (n * sy)); global pooling is a window as large as the map.
+
+    n is the window's size, or, with ``count_include_pad`` false, the number of its elements inside the map.
+    """
+
+    input: str
+    output: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    lo: int
+    hi: int
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    count_include_pad: bool = True
+
+
+class Add(_Node, tag="add", frozen=True):
+    """Elementwise sum of two activations of the same shape (the residual of a block)."""
+
+    inputs: tuple[str, str]
+    output: str
+    lo: int
+    hi: int
+
+
+class Lut(_Node, tag="lut", frozen=True):
+    """Any unary function, as a table. table: u8 [256].
+
+    Index and entry are in *canonical* form: the container for u8, container + 128 for s8.
+    """
+
+    input: str
+    output: str
+    table: str
+
+
+class Concat(_Node, tag="concat", frozen=True):
+    """Concatenation along ``axis``; an input whose quantization differs is requantized with fp32(si / sy)."""
+
+    inputs: tuple[str, ...]
+    output: str
+    axis: int
+
+
+class Reshape(_Node, tag="reshape", frozen=True):
+    """The same elements in row-major order under another shape; dtype and quantization stay."""
+
+    input: str
+    output: str
+
+
+class Quantize(_Node, tag="quantize", frozen=True):
+    """f32 to u8 or s8: clamp(rint(x / scale), qmin - zp, qmax - zp) + zp; NaN becomes the zero point."""
+
+    input: str
+    output: str
+
+
+class Dequantize(_Node, tag="dequantize", frozen=True):
+    """u8 or s8 to f32: float(q - zp) * scale, one fp32 product."""
+
+    input: str
+    output: str
+
+
+class Softmax(_Node, tag="softmax", frozen=True):
+    """Softmax over the last axis of a quantized input, to f32, exact in every backend.
+
+    table: s32 [256], table[d] = rint(exp(-d * scale) * 2**23) from a double-precision exp. With m the row's
+    maximum: p_i = fp32(double(table[m - q_i]) / double(sum_j table[m - q_j])). The sum is an integer, so its
+    order does not matter, and both roundings are IEEE's.
+    """
+
+    input: str
+    output: str
+    table: str
+
+
+class Aten(_Node, tag="aten", frozen=True):
+    """A torch operator in float, for what has no int8 form; its inputs and outputs are f32.
+
+    ``target`` is ``aten::name.overload``. ``args`` and ``kwargs`` are JSON; a string ``"$0"`` in them stands for
+    ``inputs[0]``, ``"#name"`` for the constant ``name`` (f32 or s64). 4-D activations are handed over as NCHW and taken back
+    as NHWC. Runs only where torch is installed.
+    """
+
+    target: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    args: msgspec.Raw
+    kwargs: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+Node = Union[Conv2d, Linear, MaxPool2d, AvgPool2d, Add, Lut, Concat, Reshape, Quantize, Dequantize, Softmax, Aten]
+
+
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nodes in order of execution; ``inputs`` and ``outputs`` name tensors."""
+
+    tensors: tuple[Tensor, ...]
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]

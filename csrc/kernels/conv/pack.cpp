@@ -1,0 +1,104 @@
+#include "pack.h"
+
+#include <cassert>
+
+namespace int8d {
+
+void ConvPackedDeleter::operator()(ConvPacked* packed) const { delete packed; }
+
+size_t conv_packed_bytes(const ConvPacked& p) {
+  return p.weight.bytes() + p.bias.bytes() + p.multiplier.bytes() + p.extra_weight.bytes();
+}
+
+namespace {
+
+std::vector<ConvSegment> segments_of(const ConvShape& s) {
+  std::vector<ConvSegment> segments;
+  const int icg = s.ic / s.groups;
+  const bool whole_rows = s.dw == 1 && s.groups == 1;
+  for (int ky = 0; ky < s.kh; ++ky)
+    for (int kx = 0; kx < (whole_rows ? 1 : s.kw); ++kx) {
+      const int bytes = whole_rows ? s.kw * icg : icg;
+      segments.push_back({ky, kx, bytes, (bytes + 3) / 4});
+    }
+  return segments;
+}
+
+// Splits the step's saturating pairs into w1 (in place) + w2; true where there was one.
+bool split_step(int8_t* step, int8_t* rest, int panel) {
+  bool split = false;
+  for (int i = 0; i < panel * 4; i += 2) {
+    const int sum = step[i] + step[i + 1];
+    if (sum <= 128 && sum >= -128) continue;
+    split = true;
+    for (int j = i; j < i + 2; ++j) {
+      const int8_t half = static_cast<int8_t>(step[j] / 2);
+      rest[j] = static_cast<int8_t>(step[j] - half);
+      step[j] = half;
+    }
+  }
+  return split;
+}
+
+}  // namespace
+
+ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
+  const ConvShape& s = def.shape;
+  const int icg = s.ic / s.groups, ocg = s.oc / s.groups, taps = s.kh * s.kw;
+  assert(def.weight.size() == static_cast<size_t>(s.oc) * taps * icg);
+  auto packed = ConvPackedPtr(new ConvPacked);
+  ConvPacked& p = *packed;
+  p.shape = s;
+  p.lo = def.lo;
+  p.hi = def.hi;
+  p.out_zp = def.out_zp;
+  p.panel = panel;
+  p.segments = segments_of(s);
+  for (const ConvSegment& segment : p.segments) p.steps += segment.steps;
+  const int panels = s.groups * p.panels_of_group();
+  const size_t panel_bytes = static_cast<size_t>(p.steps) * panel * 4;
+  p.weight = Aligned<int8_t>(panels * panel_bytes);
+  p.bias = Aligned<int32_t>(static_cast<size_t>(panels) * panel);
+  p.multiplier = Aligned<float>(static_cast<size_t>(panels) * panel);
+
+  for (int g = 0; g < s.groups; ++g)
+    for (int c = 0; c < ocg; ++c) {
+      const int oc = g * ocg + c, at = g * p.panels_of_group() + c / panel, lane = c % panel;
+      const int8_t* w = def.weight.data() + static_cast<size_t>(oc) * taps * icg;
+      int8_t* out = p.weight.data() + at * panel_bytes + lane * 4;
+      for (const ConvSegment& segment : p.segments) {
+        const int8_t* from = w + (segment.ky * s.kw + segment.kx) * icg;  // a row of taps is contiguous here, too
+        for (int i = 0; i < segment.bytes; ++i) out[static_cast<size_t>(i / 4) * panel * 4 + i % 4] = from[i];
+        out += static_cast<size_t>(segment.steps) * panel * 4;
+      }
+      uint32_t sum = 0;  // modulo 2^32, as the accumulator
+      for (int i = 0; i < taps * icg; ++i) sum += static_cast<uint32_t>(static_cast<int32_t>(w[i]));
+      p.bias[at * panel + lane] = static_cast<int32_t>(static_cast<uint32_t>(def.bias[oc]) -
+                                                       static_cast<uint32_t>(def.in_zp) * sum);
+      p.multiplier[at * panel + lane] = def.multiplier[oc];
+    }
+
+  if (!split_saturating) return packed;
+  std::vector<int8_t> rests, rest(static_cast<size_t>(panel) * 4);
+  p.extra_begin.push_back(0);
+  int8_t* step = p.weight.data();
+  for (int at = 0; at < panels; ++at) {
+    for (int i = 0; i < static_cast<int>(p.segments.size()); ++i)
+      for (int k = 0; k < p.segments[i].steps; ++k, step += panel * 4) {
+        std::fill(rest.begin(), rest.end(), int8_t{0});
+        if (!split_step(step, rest.data(), panel)) continue;
+        p.extras.push_back({i, k});
+        rests.insert(rests.end(), rest.begin(), rest.end());
+      }
+    p.extra_begin.push_back(static_cast<int>(p.extras.size()));
+  }
+  p.extra_weight = Aligned<int8_t>(rests.size());
+  std::copy(rests.begin(), rests.end(), p.extra_weight.data());
+  return packed;
+}
+
+ConvPackedPtr conv_pack_ref(const ConvDef& def) { return conv_pack(def, 16, false); }
+ConvPackedPtr conv_pack_16(const ConvDef& def) { return conv_pack(def, 16, true); }
+ConvPackedPtr conv_pack_32(const ConvDef& def) { return conv_pack(def, 32, false); }
+
+}  // namespace int8d

@@ -1,0 +1,52 @@
+// What a packed convolution holds, and the one packing routine that every kernel uses.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "../common/aligned.h"
+#include "conv.h"
+
+namespace int8d {
+
+// A run of input bytes that lie side by side in memory: one tap's channels, or, where dilation and groups allow it,
+// a whole row of taps. It is read in steps of 4 bytes; the last step's missing weights are zero.
+struct ConvSegment {
+  int ky, kx;  // its first tap
+  int bytes;   // kw * ic, or ic / groups
+  int steps;   // ceil(bytes / 4)
+};
+
+// A step that is taken a second time with the rest of its weights (AVX2 only, see split_saturating).
+struct ConvExtra {
+  int segment, step;
+};
+
+struct ConvPacked {
+  ConvShape shape;
+  int32_t lo = 0, hi = 255, out_zp = 0;
+  int panel = 1;                      // output channels in a panel
+  int steps = 0;                      // of one panel: the sum over the segments
+  std::vector<ConvSegment> segments;  // in the order of the weights
+  Aligned<int8_t> weight;             // [panels][steps][panel][4]
+  Aligned<int32_t> bias;              // [panels * panel], bias - in_zp * sum(w)
+  Aligned<float> multiplier;          // [panels * panel]
+  std::vector<ConvExtra> extras;      // of all panels, in order
+  std::vector<int> extra_begin;       // [panels + 1], into extras
+  Aligned<int8_t> extra_weight;       // [extras][panel][4]
+
+  int channels_of_group() const { return shape.oc / shape.groups; }
+  int panels_of_group() const { return (channels_of_group() + panel - 1) / panel; }
+};
+
+// Packs for panels of `panel` channels. With split_saturating, no two weights that vpmaddubsw adds can saturate:
+// where a same-sign pair exceeds 128 in sum, the step keeps w1 and an extra step holds w2 (w = w1 + w2).
+ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating);
+
+ConvPackedPtr conv_pack_ref(const ConvDef&);
+void conv_run_ref(const ConvCall&);
+ConvPackedPtr conv_pack_16(const ConvDef&);
+void conv_run_avx2(const ConvCall&);
+ConvPackedPtr conv_pack_32(const ConvDef&);
+void conv_run_avx512vnni(const ConvCall&);
+
+}  // namespace int8d
