@@ -11,6 +11,7 @@
 #include <array>
 #include <utility>
 
+#include "../common/epilogue_avx512.h"
 #include "pack.h"
 
 namespace int8d {
@@ -48,36 +49,6 @@ inline const uint8_t* pixel(const uint8_t* base, const Strides& k) {
   if constexpr (P == 6) return base + 2 * k.s3;
 }
 
-inline __m512i broadcast4(const uint8_t* p) {
-  int32_t bytes;
-  __builtin_memcpy(&bytes, p, 4);
-  return _mm512_set1_epi32(bytes);
-}
-
-struct Epilogue {
-  __m512 hi;
-  __m512i lo, zp;
-};
-
-inline void store(__m512i acc, __m512 multiplier, const Epilogue& e, const AddParams* add, const uint8_t* residual,
-                  uint8_t* out, __mmask16 mask) {
-  // The upper clamp comes before the conversion; below INT_MIN the conversion gives INT_MIN, which lo mends.
-  __m512 v = _mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc), multiplier), e.hi);
-  __m512i q = _mm512_max_epi32(_mm512_cvtps_epi32(v), e.lo);
-  if (add) {  // q is still without zero point: it is v1
-    const __m512i r = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, residual));
-    const __m512 t = _mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(add->f1));
-    const __m512 u = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(r, _mm512_set1_epi32(add->zp2))),
-                                   _mm512_set1_ps(add->f2));
-    v = _mm512_min_ps(_mm512_add_ps(t, u), _mm512_set1_ps(static_cast<float>(add->hi - add->zp)));
-    q = _mm512_max_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(add->lo - add->zp));
-    q = _mm512_add_epi32(q, _mm512_set1_epi32(add->zp));
-  } else {
-    q = _mm512_add_epi32(q, e.zp);
-  }
-  _mm_mask_storeu_epi8(out, mask, _mm512_cvtepi32_epi8(q));
-}
-
 // A pixels in the first half, B in the second, V vectors of 16 output channels.
 template <int A, int B, int V>
 void run_tile(const Tile& t) {
@@ -96,7 +67,7 @@ void run_tile(const Tile& t) {
       __m512i weight[V];
       for (int v = 0; v < V; ++v) weight[v] = _mm512_load_si512(w + 64 * v);
       auto one = [&](__m512i (&sums)[V], const uint8_t* in) {
-        const __m512i x = broadcast4(in);
+        const __m512i x = avx512::broadcast4(in);
         for (int v = 0; v < V; ++v) sums[v] = _mm512_dpbusd_epi32(sums[v], x, weight[v]);
       };
       [&]<int... P>(std::integer_sequence<int, P...>) {
@@ -112,16 +83,23 @@ void run_tile(const Tile& t) {
   }
 
   const ConvPacked& p = *t.packed;
-  const Epilogue e{_mm512_set1_ps(static_cast<float>(p.hi - p.out_zp)), _mm512_set1_epi32(p.lo - p.out_zp),
-                   _mm512_set1_epi32(p.out_zp)};
+  const avx512::Clamp clamp(p.lo, p.hi, p.out_zp);
   for (int v = 0; v < V; ++v) {
     const __m512 m = _mm512_load_ps(t.multiplier + 16 * v);
     const __mmask16 mask = static_cast<__mmask16>(t.mask >> (16 * v));
+    auto finish = [&](const __m512i& sum, const uint8_t* residual, uint8_t* out) {
+      const __m512i q = avx512::requantize(sum, m, clamp);
+      if (t.add) {
+        const avx512::Add add(*t.add);
+        avx512::store_bytes(out, avx512::add(q, avx512::load_bytes(residual, mask), add), add.clamp.zp, mask);
+      } else {
+        avx512::store_bytes(out, q, clamp.zp, mask);
+      }
+    };
     for (int i = 0; i < A; ++i)
-      store(acc[i][v], m, e, t.add, t.res_a + i * t.res_stride + 16 * v, t.out_a + i * t.out_stride + 16 * v, mask);
+      finish(acc[i][v], t.res_a + i * t.res_stride + 16 * v, t.out_a + i * t.out_stride + 16 * v);
     for (int i = 0; i < B; ++i)
-      store(acc[A + i][v], m, e, t.add, t.res_b + i * t.res_stride + 16 * v, t.out_b + i * t.out_stride + 16 * v,
-            mask);
+      finish(acc[A + i][v], t.res_b + i * t.res_stride + 16 * v, t.out_b + i * t.out_stride + 16 * v);
   }
 }
 
@@ -189,7 +167,7 @@ struct Runner {
 
 }  // namespace
 
-void conv_run_avx512vnni(const ConvCall& call) {
+void conv_u8s8_14x32_avx512vnni(const ConvCall& call) {
   const ConvPacked& p = *call.packed;
   const ConvShape& s = p.shape;
   Runner r{call, p, s, {}, {}};

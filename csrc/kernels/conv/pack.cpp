@@ -1,5 +1,6 @@
 #include "pack.h"
 
+#include <algorithm>
 #include <cassert>
 
 namespace int8d {
@@ -96,9 +97,5 @@ ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
   std::copy(rests.begin(), rests.end(), p.extra_weight.data());
   return packed;
 }
-
-ConvPackedPtr conv_pack_ref(const ConvDef& def) { return conv_pack(def, 16, false); }
-ConvPackedPtr conv_pack_16(const ConvDef& def) { return conv_pack(def, 16, true); }
-ConvPackedPtr conv_pack_32(const ConvDef& def) { return conv_pack(def, 32, false); }
 
 }  // namespace int8d

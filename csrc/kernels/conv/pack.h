@@ -1,4 +1,4 @@
-// What a packed convolution holds, and the one packing routine that every kernel uses.
+// What a packed convolution holds, the one packing routine that every kernel uses, and the kernels of kernels.inc.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -42,11 +42,8 @@ struct ConvPacked {
 // where a same-sign pair exceeds 128 in sum, the step keeps w1 and an extra step holds w2 (w = w1 + w2).
 ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating);
 
-ConvPackedPtr conv_pack_ref(const ConvDef&);
-void conv_run_ref(const ConvCall&);
-ConvPackedPtr conv_pack_16(const ConvDef&);
-void conv_run_avx2(const ConvCall&);
-ConvPackedPtr conv_pack_32(const ConvDef&);
-void conv_run_avx512vnni(const ConvCall&);
+#define INT8D_CONV(name, isa, panel, split) void name(const ConvCall&);
+#include "kernels.inc"
+#undef INT8D_CONV
 
 }  // namespace int8d

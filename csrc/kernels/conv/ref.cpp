@@ -3,7 +3,7 @@
 
 namespace int8d {
 
-void conv_run_ref(const ConvCall& call) {
+void conv_u8s8_ref(const ConvCall& call) {
   const ConvPacked& p = *call.packed;
   const ConvShape& s = p.shape;
   const int icg = s.ic / s.groups, ocg = p.channels_of_group();

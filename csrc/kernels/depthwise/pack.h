@@ -1,0 +1,38 @@
+// What a packed depthwise convolution holds, and the kernels of kernels.inc.
+#pragma once
+#include <cstdint>
+
+#include "../common/aligned.h"
+#include "depthwise.h"
+
+namespace int8d {
+
+// A block is what a register holds in bytes: 16 channels a 128-bit lane. Interleaving the bytes of several taps works
+// within lanes, so vector j of a block holds channels 4j .. 4j+3 of every lane: weights, biases and multipliers are
+// stored in that order, and the packing of the results to bytes, lane by lane too, restores the channels' order.
+struct DepthwisePacked {
+  ConvShape shape;
+  int32_t lo = 0, hi = 255, out_zp = 0;
+  int block = 1;              // channels in a block: 64 (AVX512), 32 (AVX2), 1 (reference: plain order)
+  int taps = 1;               // taps in a group: 4 (bytes of vpdpbusd), 2 (words of vpmaddwd), 1
+  int groups = 1;             // of taps; missing taps have zero weights
+  Aligned<int8_t> weight8;    // [blocks][groups][4][block / 4][4 taps], or [c][kh * kw] for the reference
+  Aligned<int16_t> weight16;  // [blocks][groups][4][block / 4][2 taps]
+  Aligned<int32_t> bias;      // [blocks][block], bias - in_zp * sum(w)
+  Aligned<float> multiplier;  // [blocks][block]
+
+  int blocks() const { return (shape.oc + block - 1) / block; }
+  // Offset of a tap from the window's first; past the last tap, of any byte that may be read.
+  ptrdiff_t tap_offset(int tap, const View& in) const {
+    if (tap >= shape.kh * shape.kw) return 0;
+    return tap / shape.kw * shape.dh * in.row + tap % shape.kw * shape.dw * in.pixel;
+  }
+};
+
+DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps);
+
+#define INT8D_DEPTHWISE(name, isa, block, taps) void name(const DepthwiseCall&);
+#include "kernels.inc"
+#undef INT8D_DEPTHWISE
+
+}  // namespace int8d
