@@ -1,0 +1,101 @@
+// The operators as the builder hands them to the plan: checked, a kernel chosen, weights packed.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "../kernels/add/add.h"
+#include "../kernels/conv/conv.h"
+#include "../kernels/depthwise/depthwise.h"
+#include "../kernels/linear/linear.h"
+#include "../kernels/pool/pool.h"
+#include "program.h"
+
+namespace int8d {
+
+// A tensor of any rank as NHWC: the last axis is c, the one before it w, and so on; what is left folds into n.
+struct Tensor {
+  std::vector<int64_t> shape;
+  int n = 1, h = 1, w = 1, c = 1;
+  Dtype dtype = Dtype::u8;
+  int32_t zero_point = 0;
+
+  int64_t count() const { return static_cast<int64_t>(n) * h * w * c; }
+  size_t element() const { return dtype == Dtype::f32 ? 4 : 1; }
+  size_t bytes() const { return static_cast<size_t>(count()) * element(); }
+};
+
+using Table = std::array<uint8_t, 256>;
+
+struct ConvOp {
+  ConvShape shape;
+  const ConvKernel* kernel;
+  ConvPackedPtr packed;
+};
+struct DepthwiseOp {
+  ConvShape shape;
+  const DepthwiseKernel* kernel;
+  DepthwisePackedPtr packed;
+};
+struct LinearOp {
+  const LinearKernel* kernel;
+  ConvPackedPtr packed;
+};
+struct MaxPoolOp {
+  ConvShape shape;
+};
+struct AvgPoolOp {
+  ConvShape shape;
+  AvgPoolParams params;
+  std::vector<float> multipliers;
+};
+struct AddOp {
+  AddParams params;
+  const AddKernel* kernel;
+};
+struct LutOp {
+  Table table;
+};
+struct ConcatOp {
+  int axis;  // 0..3 of NHWC
+  std::vector<Table> tables;  // one an input
+  std::vector<bool> plain;    // its table is the identity
+};
+struct ReshapeOp {};
+struct QuantizeOp {
+  float scale;
+};
+struct DequantizeOp {
+  float scale;
+};
+struct SoftmaxOp {
+  std::array<int32_t, 256> table;
+};
+
+struct Op {
+  std::string name;
+  std::vector<int> inputs;
+  int output;
+  std::variant<ConvOp, DepthwiseOp, LinearOp, MaxPoolOp, AvgPoolOp, AddOp, LutOp, ConcatOp, ReshapeOp, QuantizeOp,
+               DequantizeOp, SoftmaxOp>
+      params;
+};
+
+struct Border {
+  int tensor;
+  bool flip;
+};
+
+// All that a program is made from.
+struct Sketch {
+  Isa isa;
+  int threads;
+  std::chrono::microseconds spin;
+  std::vector<Tensor> tensors;
+  std::vector<Op> ops;
+  std::vector<Border> inputs, outputs;
+};
+
+}  // namespace int8d

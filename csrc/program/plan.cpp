@@ -1,0 +1,144 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <set>
+
+#include "arena.h"
+
+namespace int8d {
+namespace {
+
+// Readers of each tensor: operators and outputs.
+std::vector<int> count_readers(const Sketch& sketch) {
+  std::vector<int> readers(sketch.tensors.size());
+  for (const Op& op : sketch.ops)
+    for (int input : op.inputs) ++readers[static_cast<size_t>(input)];
+  for (const Border& output : sketch.outputs) ++readers[static_cast<size_t>(output.tensor)];
+  return readers;
+}
+
+// For each operator the sum that takes it over, or -1: a convolution whose only reader is an addition is computed
+// where the addition stands, which then costs no pass of its own. The bytes are the same (numerics.md, 7).
+std::vector<int> find_fusions(const Sketch& sketch) {
+  const std::vector<int> readers = count_readers(sketch);
+  std::vector<int> producer(sketch.tensors.size(), -1), into(sketch.ops.size(), -1);
+  for (size_t i = 0; i < sketch.ops.size(); ++i) {
+    const Op& op = sketch.ops[i];
+    producer[static_cast<size_t>(op.output)] = static_cast<int>(i);
+    if (!std::holds_alternative<AddOp>(op.params)) continue;
+    int best = -1;  // the later of the two, if both could be
+    for (int input : op.inputs) {
+      const int from = producer[static_cast<size_t>(input)];
+      if (from >= 0 && readers[static_cast<size_t>(input)] == 1 &&
+          std::holds_alternative<ConvOp>(sketch.ops[static_cast<size_t>(from)].params))
+        best = std::max(best, from);
+    }
+    if (best >= 0) into[static_cast<size_t>(best)] = static_cast<int>(i);
+  }
+  return into;
+}
+
+void widen(Place& place, const ConvShape& s, const Tensor& in) {
+  // What the last window needs to the right and below may be less than the padding, and never less than nothing.
+  place.top = std::max(place.top, s.pad_top);
+  place.left = std::max(place.left, s.pad_left);
+  place.bottom = std::max(place.bottom, (s.oh - 1) * s.sh - s.pad_top + (s.kh - 1) * s.dh + 1 - in.h);
+  place.right = std::max(place.right, (s.ow - 1) * s.sw - s.pad_left + (s.kw - 1) * s.dw + 1 - in.w);
+}
+
+std::vector<Place> find_places(const Sketch& sketch) {
+  std::vector<Place> places(sketch.tensors.size());
+  for (size_t i = 0; i < places.size(); ++i) places[i].root = static_cast<int>(i);
+  for (const Op& op : sketch.ops) {
+    const auto in = static_cast<size_t>(op.inputs[0]);
+    if (const auto* conv = std::get_if<ConvOp>(&op.params)) widen(places[in], conv->shape, sketch.tensors[in]);
+    if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) widen(places[in], dw->shape, sketch.tensors[in]);
+  }
+  for (const Op& op : sketch.ops) {
+    Place &from = places[static_cast<size_t>(op.inputs[0])], &to = places[static_cast<size_t>(op.output)];
+    if (std::holds_alternative<ReshapeOp>(op.params) && !from.halo() && !to.halo()) to.root = from.root;
+  }
+  return places;
+}
+
+size_t slot_bytes(const Tensor& t, const Place& p) {
+  const size_t rows = static_cast<size_t>(t.h + p.top + p.bottom), columns = static_cast<size_t>(t.w + p.left + p.right);
+  return static_cast<size_t>(t.n) * rows * columns * t.c * t.element() + kOverread;
+}
+
+// Steps are numbered: 0 is the copying in, op i is i + 1, the copying out comes last.
+size_t place_all(const Sketch& sketch, const std::vector<int>& into, std::vector<Place>& places) {
+  std::vector<Lifetime> lives(places.size());
+  for (size_t i = 0; i < places.size(); ++i) lives[i] = {slot_bytes(sketch.tensors[i], places[i]), INT32_MAX, -1};
+  auto touch = [&](int tensor, int step) {
+    Lifetime& life = lives[static_cast<size_t>(places[static_cast<size_t>(tensor)].root)];
+    life.first = std::min(life.first, step);
+    life.last = std::max(life.last, step);
+  };
+  std::set<int> inner;  // what stays in registers: results of the fused
+  for (size_t i = 0; i < sketch.ops.size(); ++i)
+    if (into[i] >= 0) inner.insert(sketch.ops[i].output);
+  for (const Border& input : sketch.inputs) touch(input.tensor, 0);
+  for (size_t i = 0; i < sketch.ops.size(); ++i) {
+    const int step = (into[i] >= 0 ? into[i] : static_cast<int>(i)) + 1;  // a fused one runs with its sum
+    for (int input : sketch.ops[i].inputs)
+      if (!inner.contains(input)) touch(input, step);
+    if (into[i] < 0) touch(sketch.ops[i].output, step);
+  }
+  for (const Border& output : sketch.outputs) touch(output.tensor, static_cast<int>(sketch.ops.size()) + 1);
+
+  std::vector<size_t> used;
+  std::vector<Lifetime> packed;
+  for (size_t i = 0; i < lives.size(); ++i)
+    if (lives[i].last >= 0) {
+      used.push_back(i);
+      packed.push_back(lives[i]);
+    }
+  const size_t total = plan_arena(packed);
+  for (size_t i = 0; i < used.size(); ++i) {
+    const Tensor& t = sketch.tensors[used[i]];
+    Place& p = places[used[i]];
+    const size_t columns = static_cast<size_t>(t.w + p.left + p.right);
+    p.offset = packed[i].offset + (p.top * columns + p.left) * t.c * t.element();
+  }
+  for (Place& p : places) p.offset = places[static_cast<size_t>(p.root)].offset;
+  return total + kOverread;
+}
+
+size_t weights(const Op& op) {
+  if (const auto* conv = std::get_if<ConvOp>(&op.params)) return conv_packed_bytes(*conv->packed);
+  if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) return depthwise_packed_bytes(*dw->packed);
+  if (const auto* linear = std::get_if<LinearOp>(&op.params)) return conv_packed_bytes(*linear->packed);
+  return 0;
+}
+
+}  // namespace
+
+std::unique_ptr<Program::Impl> plan(Sketch sketch) {
+  const std::vector<int> into = find_fusions(sketch);
+  std::vector<Place> places = find_places(sketch);
+  const size_t bytes = place_all(sketch, into, places);
+  std::vector<const Op*> fused(sketch.ops.size(), nullptr);  // by sum: the convolution that it takes over
+  auto program = std::make_unique<Program::Impl>(std::move(sketch), std::move(places), bytes);
+  const Sketch& s = program->sketch;
+  for (size_t i = 0; i < s.inputs.size(); ++i) program->steps.push_back({{}, copy_in(*program, i)});
+  for (size_t i = 0; i < s.ops.size(); ++i) {
+    const Op& op = s.ops[i];
+    program->weight_bytes += weights(op);
+    const Place& out = program->places[static_cast<size_t>(op.output)];
+    if (into[i] >= 0) {
+      fused[static_cast<size_t>(into[i])] = &op;
+      continue;
+    }
+    if (std::holds_alternative<ReshapeOp>(op.params) && out.root != op.output) {
+      program->infos.push_back({{op.name}, "alias", 0});
+      continue;
+    }
+    program->steps.push_back(fused[i] ? bind(*program, *fused[i], &op) : bind(*program, op, nullptr));
+    program->infos.push_back(program->steps.back().info);
+  }
+  for (size_t i = 0; i < s.outputs.size(); ++i) program->steps.push_back({{}, copy_out(*program, i)});
+  return program;
+}
+
+}  // namespace int8d

@@ -1,0 +1,98 @@
+// A program: a graph turned into a fixed list of steps over one arena. Built once, run many times.
+//
+// A Builder takes tensors and operators in order of execution, checks them (std::invalid_argument, with the operator's
+// name), chooses a kernel for each and packs its weights. build() fuses, gives every tensor its place, and binds
+// the kernels to addresses; run() only calls them: it allocates nothing, knows no shapes and throws nothing.
+#pragma once
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "../kernels/common/isa.h"
+
+namespace int8d {
+
+enum class Dtype { u8, f32 };
+
+struct StepInfo {
+  std::vector<std::string> names;  // of the operators that the step does: two where one is fused into the other
+  std::string kernel;
+  int64_t macs = 0;
+};
+
+class Program {
+ public:
+  struct Impl;
+  explicit Program(std::unique_ptr<Impl> impl);
+  ~Program();
+
+  // One pointer an input and an output, in the order they were named; contiguous, in the tensor's dtype.
+  // Calls from several threads take turns.
+  void run(const void* const* inputs, void* const* outputs);
+
+  const std::vector<StepInfo>& steps() const;
+  size_t input_bytes(size_t i) const;
+  size_t output_bytes(size_t i) const;
+  size_t inputs() const;
+  size_t outputs() const;
+  size_t arena_bytes() const;
+  size_t weight_bytes() const;
+  int threads() const;
+  Isa isa() const;
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+struct WindowDef {
+  std::array<int, 2> kernel{1, 1}, stride{1, 1}, dilation{1, 1};  // y, x
+  std::array<int, 4> padding{0, 0, 0, 0};                         // top, left, bottom, right
+};
+
+struct WeightsDef {
+  std::span<const int8_t> weight;
+  std::span<const int32_t> bias;
+  std::span<const float> multiplier;
+  int lo = 0, hi = 255;
+};
+
+class Builder {
+ public:
+  // isa: "auto" or a name, see resolve_isa. threads: workers, the caller among them.
+  // spin: how long a waiting worker spins before it sleeps.
+  Builder(std::string_view isa, int threads, std::chrono::microseconds spin = std::chrono::microseconds(50));
+  ~Builder();
+
+  // Tensors are named by the number that this returns. u8 tensors are in canonical form; 4-D ones are NHWC.
+  int tensor(const std::vector<int64_t>& shape, Dtype dtype, int zero_point);
+  // flip: the caller's bytes are s8, q - 128.
+  void input(int tensor, bool flip);
+  void output(int tensor, bool flip);
+
+  void conv2d(const std::string& name, int in, int out, const WeightsDef&, const WindowDef&, int groups);
+  void linear(const std::string& name, int in, int out, const WeightsDef&);
+  void max_pool2d(const std::string& name, int in, int out, const WindowDef&);
+  void avg_pool2d(const std::string& name, int in, int out, const WindowDef&, bool count_include_pad,
+                  std::span<const float> multipliers, int lo, int hi);
+  void add(const std::string& name, int a, int b, int out, float f1, float f2, int lo, int hi);
+  void lut(const std::string& name, int in, int out, std::span<const uint8_t> table);
+  // tables: one of 256 entries an input, or an empty one where its quantization is the output's.
+  void concat(const std::string& name, std::span<const int> in, int out, int axis,
+              const std::vector<std::span<const uint8_t>>& tables);
+  void reshape(const std::string& name, int in, int out);
+  void quantize(const std::string& name, int in, int out, float scale);
+  void dequantize(const std::string& name, int in, int out, float scale);
+  void softmax(const std::string& name, int in, int out, std::span<const int32_t> table);
+
+  std::unique_ptr<Program> build();  // once
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace int8d

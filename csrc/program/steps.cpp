@@ -1,0 +1,308 @@
+// Binds an operator to its addresses: the work that each worker does at run time.
+#include <algorithm>
+#include <cstring>
+
+#include "../kernels/lut/lut.h"
+#include "../kernels/quantize/quantize.h"
+#include "../kernels/softmax/softmax.h"
+#include "plan.h"
+
+namespace int8d {
+namespace {
+
+struct Range {
+  int begin, end;
+};
+
+// A worker's share of `count` things, in whole multiples of `grain` but for the last.
+Range share(int count, int worker, int workers, int grain = 1) {
+  const int64_t grains = (count + grain - 1) / grain;
+  auto bound = [&](int w) { return static_cast<int>(std::min<int64_t>(count, grains * w / workers * grain)); };
+  return {bound(worker), bound(worker + 1)};
+}
+
+// Fills the halo of a tensor with its zero point. Slots are shared over time, so it must be done at every run.
+struct Halo {
+  View view;
+  int n, h, w, c, zero_point;
+  Place place;
+
+  void fill(int worker, int workers) const {
+    if (!place.halo()) return;
+    const ptrdiff_t width = static_cast<ptrdiff_t>(w + place.left + place.right) * c;
+    const Range rows = share(n * (h + place.top + place.bottom), worker, workers);
+    for (int row = rows.begin; row < rows.end; ++row) {
+      const int image = row / (h + place.top + place.bottom), y = row % (h + place.top + place.bottom) - place.top;
+      uint8_t* start = view.at(image, y, -place.left);
+      if (y < 0 || y >= h) {
+        std::memset(start, zero_point, static_cast<size_t>(width));
+      } else {
+        std::memset(start, zero_point, static_cast<size_t>(place.left) * c);
+        std::memset(view.at(image, y, w), zero_point, static_cast<size_t>(place.right) * c);
+      }
+    }
+  }
+};
+
+// All that a step needs to know of a tensor.
+struct Side {
+  const Tensor* tensor;
+  View view;
+  Halo halo;
+
+  int rows() const { return tensor->n * tensor->h; }
+  size_t row_count() const { return static_cast<size_t>(tensor->w) * tensor->c; }
+  uint8_t* row(int r) const { return view.at(r / tensor->h, r % tensor->h, 0); }
+};
+
+Side side(const Program::Impl& program, int id) {
+  const Tensor& t = program.sketch.tensors[static_cast<size_t>(id)];
+  const Place& p = program.places[static_cast<size_t>(id)];
+  const View view = program.view(id);
+  return {&t, view, {view, t.n, t.h, t.w, t.c * static_cast<int>(t.element()), t.zero_point, p}};
+}
+
+// A step that works row by row: each(row) does one row of the output.
+template <typename Each>
+Work by_rows(const Side& out, Each each) {
+  return [out, each](int worker, int workers) {
+    out.halo.fill(worker, workers);
+    const Range rows = share(out.rows(), worker, workers);
+    for (int row = rows.begin; row < rows.end; ++row) each(row);
+  };
+}
+
+// Copies elements in row-major order between two layouts of the same count; flip is 0x80 to change u8 and s8.
+struct Gather {
+  const uint8_t* from;  // contiguous
+  uint8_t flip;
+  void row(size_t at, uint8_t* to, size_t bytes) const {
+    if (!flip) {
+      std::memcpy(to, from + at, bytes);
+      return;
+    }
+    for (size_t i = 0; i < bytes; ++i) to[i] = from[at + i] ^ flip;
+  }
+};
+
+Work conv_work(const Program::Impl& program, const Op& op, const ConvOp& conv, const Op* add) {
+  const Side in = side(program, op.inputs[0]), out = side(program, add ? add->output : op.output);
+  ConvCall call;
+  call.packed = conv.packed.get();
+  call.in = in.view;
+  call.out = out.view;
+  AddParams params;
+  if (add) {
+    params = std::get<AddOp>(add->params).params;
+    const bool first = add->inputs[0] == op.output;
+    if (!first) {  // the sum commutes; the convolution's result is the kernel's first operand
+      std::swap(params.zp1, params.zp2);
+      std::swap(params.f1, params.f2);
+    }
+    call.residual = side(program, add->inputs[first ? 1 : 0]).view;
+  }
+  const bool summed = add != nullptr;
+  const ConvKernel* kernel = conv.kernel;
+  const ConvShape shape = conv.shape;
+  const int rows = shape.batch * shape.oh, panels = kernel->panels(shape);
+  return [=](int worker, int workers) {
+    out.halo.fill(worker, workers);
+    ConvCall mine = call;
+    if (summed) mine.add = &params;
+    // Small maps have many channels: there, each worker streams its own share of the weights.
+    const bool split_panels = panels >= workers && shape.oh <= 14;
+    const Range r = split_panels ? Range{0, rows} : share(rows, worker, workers, 2);
+    const Range p = split_panels ? share(panels, worker, workers) : Range{0, panels};
+    mine.row_begin = r.begin;
+    mine.row_end = r.end;
+    mine.panel_begin = p.begin;
+    mine.panel_end = p.end;
+    if (r.begin < r.end && p.begin < p.end) kernel->run(mine);
+  };
+}
+
+Work depthwise_work(const Program::Impl& program, const Op& op, const DepthwiseOp& dw) {
+  const Side in = side(program, op.inputs[0]), out = side(program, op.output);
+  const DepthwiseCall call{dw.packed.get(), in.view, out.view, 0, 0};
+  const DepthwiseKernel* kernel = dw.kernel;
+  return [=](int worker, int workers) {
+    out.halo.fill(worker, workers);
+    DepthwiseCall mine = call;
+    const Range rows = share(out.rows(), worker, workers);
+    mine.row_begin = rows.begin;
+    mine.row_end = rows.end;
+    kernel->run(mine);
+  };
+}
+
+Work linear_work(const Program::Impl& program, const Op& op, const LinearOp& linear) {
+  const Side in = side(program, op.inputs[0]), out = side(program, op.output);
+  const LinearKernel* kernel = linear.kernel;
+  const ConvPacked* packed = linear.packed.get();
+  const int panels = kernel->panels(out.tensor->c);
+  return [=](int worker, int workers) {
+    out.halo.fill(worker, workers);
+    const Range p = share(panels, worker, workers);
+    if (p.begin == p.end) return;
+    for (int row = 0; row < out.rows(); ++row)  // a row's pixels are contiguous, halo or not
+      kernel->run({packed, in.row(row), out.row(row), 0, out.tensor->w, p.begin, p.end});
+  };
+}
+
+template <typename Run>
+Work pool_work(const Program::Impl& program, const Op& op, const ConvShape& shape, Run run) {
+  const Side in = side(program, op.inputs[0]), out = side(program, op.output);
+  return [=](int worker, int workers) {
+    out.halo.fill(worker, workers);
+    const Range rows = share(out.rows(), worker, workers);
+    run(PoolCall{shape, in.view, out.view, rows.begin, rows.end});
+  };
+}
+
+Work add_work(const Program::Impl& program, const Op& op, const AddOp& add) {
+  const Side a = side(program, op.inputs[0]), b = side(program, op.inputs[1]), out = side(program, op.output);
+  const AddKernel* kernel = add.kernel;
+  const AddParams* params = &add.params;
+  return by_rows(out, [=](int row) { kernel->run(a.row(row), b.row(row), out.row(row), out.row_count(), *params); });
+}
+
+Work concat_work(const Program::Impl& program, const Op& op, const ConcatOp& concat) {
+  const Side out = side(program, op.output);
+  std::vector<Side> in;
+  for (int id : op.inputs) in.push_back(side(program, id));
+  const ConcatOp* params = &concat;
+  const size_t element = out.tensor->element();
+  auto copy = [=](size_t i, const uint8_t* from, uint8_t* to, size_t bytes) {
+    if (params->plain[i])
+      std::memcpy(to, from, bytes);
+    else
+      lut_u8(from, to, bytes, params->tables[i].data());
+  };
+  return by_rows(out, [=](int row) {
+    const int n = row / out.tensor->h, y = row % out.tensor->h;
+    int at = 0;  // along the axis
+    for (size_t i = 0; i < in.size(); ++i) {
+      const Tensor& t = *in[i].tensor;
+      const int extents[] = {t.n, t.h, t.w, t.c}, extent = extents[params->axis];
+      if (params->axis == 0 || params->axis == 1) {  // whole rows
+        const int here = (params->axis == 0 ? n : y) - at;
+        if (here >= 0 && here < extent)
+          copy(i, params->axis == 0 ? in[i].view.at(here, y, 0) : in[i].view.at(n, here, 0), out.row(row),
+               out.row_count() * element);
+      } else if (params->axis == 2) {
+        copy(i, in[i].row(row), out.view.at(n, y, at), in[i].row_count() * element);
+      } else {
+        for (int x = 0; x < t.w; ++x)
+          copy(i, in[i].view.at(n, y, x), out.view.at(n, y, x) + static_cast<size_t>(at) * element,
+               static_cast<size_t>(t.c) * element);
+      }
+      at += extent;
+    }
+  });
+}
+
+// A reshape between layouts that differ in their halos: bytes in row-major order.
+Work reshape_work(const Program::Impl& program, const Op& op) {
+  const Side in = side(program, op.inputs[0]), out = side(program, op.output);
+  const size_t element = out.tensor->element(), from_row = in.row_count() * element, to_row = out.row_count() * element;
+  return by_rows(out, [=](int row) {
+    uint8_t* to = out.row(row);
+    for (size_t done = 0; done < to_row;) {
+      const size_t at = static_cast<size_t>(row) * to_row + done, skip = at % from_row;
+      const size_t bytes = std::min(to_row - done, from_row - skip);
+      std::memcpy(to + done, in.row(static_cast<int>(at / from_row)) + skip, bytes);
+      done += bytes;
+    }
+  });
+}
+
+Work softmax_work(const Program::Impl& program, const Op& op, const SoftmaxOp& softmax) {
+  const Side in = side(program, op.inputs[0]), out = side(program, op.output);
+  const int32_t* table = softmax.table.data();
+  return by_rows(out, [=](int row) {
+    const size_t c = static_cast<size_t>(out.tensor->c);
+    for (int x = 0; x < out.tensor->w; ++x)
+      softmax_u8(in.row(row) + x * c, reinterpret_cast<float*>(out.row(row)) + x * c, c, table);
+  });
+}
+
+int64_t macs(const ConvShape& s) {
+  return int64_t{1} * s.batch * s.oh * s.ow * s.oc * s.kh * s.kw * (s.ic / s.groups);
+}
+
+}  // namespace
+
+Step bind(const Program::Impl& program, const Op& op, const Op* add) {
+  const Side in = side(program, op.inputs[0]), out = side(program, op.output);
+  StepInfo info{{op.name}, "", 0};
+  if (add) info.names.push_back(add->name);
+  auto step = [&](const char* kernel, Work work, int64_t count = 0) {
+    info.kernel = kernel;
+    info.macs = count;
+    return Step{info, std::move(work)};
+  };
+  if (const auto* o = std::get_if<ConvOp>(&op.params))
+    return step(o->kernel->name, conv_work(program, op, *o, add), macs(o->shape));
+  if (const auto* o = std::get_if<DepthwiseOp>(&op.params))
+    return step(o->kernel->name, depthwise_work(program, op, *o), macs(o->shape));
+  if (const auto* o = std::get_if<LinearOp>(&op.params))
+    return step(o->kernel->name, linear_work(program, op, *o), in.tensor->count() * out.tensor->c);
+  if (const auto* o = std::get_if<MaxPoolOp>(&op.params))
+    return step("max_pool_u8", pool_work(program, op, o->shape, [](const PoolCall& call) { max_pool_u8(call); }));
+  if (const auto* o = std::get_if<AvgPoolOp>(&op.params)) {
+    AvgPoolParams params = o->params;
+    params.multipliers = o->multipliers.data();
+    return step("avg_pool_u8",
+                pool_work(program, op, o->shape, [params](const PoolCall& call) { avg_pool_u8(call, params); }));
+  }
+  if (const auto* o = std::get_if<AddOp>(&op.params)) return step(o->kernel->name, add_work(program, op, *o));
+  if (const auto* o = std::get_if<LutOp>(&op.params)) {
+    const uint8_t* table = o->table.data();
+    return step("lut_u8",
+                by_rows(out, [=](int row) { lut_u8(in.row(row), out.row(row), out.row_count(), table); }));
+  }
+  if (const auto* o = std::get_if<ConcatOp>(&op.params)) return step("concat", concat_work(program, op, *o));
+  if (std::holds_alternative<ReshapeOp>(op.params)) return step("reshape", reshape_work(program, op));
+  if (const auto* o = std::get_if<QuantizeOp>(&op.params)) {
+    const float scale = o->scale;
+    return step("quantize_u8", by_rows(out, [=](int row) {
+                  quantize_u8(reinterpret_cast<const float*>(in.row(row)), out.row(row), out.row_count(), scale,
+                              out.tensor->zero_point);
+                }));
+  }
+  if (const auto* o = std::get_if<DequantizeOp>(&op.params)) {
+    const float scale = o->scale;
+    return step("dequantize_u8", by_rows(out, [=](int row) {
+                  dequantize_u8(in.row(row), reinterpret_cast<float*>(out.row(row)), out.row_count(), scale,
+                                in.tensor->zero_point);
+                }));
+  }
+  return step("softmax_u8", softmax_work(program, op, std::get<SoftmaxOp>(op.params)));
+}
+
+Work copy_in(const Program::Impl& program, size_t input) {
+  const Border border = program.sketch.inputs[input];
+  const Side to = side(program, border.tensor);
+  const Program::Impl* p = &program;
+  const size_t bytes = to.row_count() * to.tensor->element();
+  return by_rows(to, [=](int row) {
+    const Gather gather{static_cast<const uint8_t*>(p->inputs[input]), static_cast<uint8_t>(border.flip ? 0x80 : 0)};
+    gather.row(static_cast<size_t>(row) * bytes, to.row(row), bytes);
+  });
+}
+
+Work copy_out(const Program::Impl& program, size_t output) {
+  const Border border = program.sketch.outputs[output];
+  const Side from = side(program, border.tensor);
+  const Program::Impl* p = &program;
+  const size_t bytes = from.row_count() * from.tensor->element();
+  return [=](int worker, int workers) {
+    const Range rows = share(from.rows(), worker, workers);
+    for (int row = rows.begin; row < rows.end; ++row) {
+      const Gather gather{from.row(row), static_cast<uint8_t>(border.flip ? 0x80 : 0)};
+      gather.row(0, static_cast<uint8_t*>(p->outputs[output]) + static_cast<size_t>(row) * bytes, bytes);
+    }
+  };
+}
+
+}  // namespace int8d
