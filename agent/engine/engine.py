@@ -1,0 +1,174 @@
+"""A model file becomes something that runs.
+
+    engine = load("models/zoo/digits.int8.safetensors", threads=2)
+    engine.run({"x": picture})["logits"]
+
+Nodes with a native kernel run natively, the rest in torch; which, is said once in the log and shown by ``steps()``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from agent import arithmetic
+from agent import graph as g
+from agent.engine import native
+from agent.engine.segment import Array, Segment, StepInfo
+from agent.errors import BackendError, InputError
+from agent.modelfile import Header, Model, read
+from agent.validate import node_inputs, node_outputs, operator_name
+
+Backend = Literal["auto", "native", "torch"]
+_NUMPY = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "f32": np.dtype(np.float32)}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output. dtype: u8, s8 or f32; value = (q - zero_point) * scale for the first two."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float
+    zero_point: int
+
+
+class Engine:
+    """A model, ready to run. Safe to call from several threads, which then take turns."""
+
+    def __init__(self, header: Header, segments: list[Segment], threads: int) -> None:
+        self.header, self.threads = header, threads
+        self._segments = segments
+        tensors = {t.name: t for t in header.graph.tensors}
+        self._tensors = tensors
+        self.inputs = {name: _info(tensors[name]) for name in header.graph.inputs}
+        self.outputs = {name: _info(tensors[name]) for name in header.graph.outputs}
+        backends = {s.backend for s in segments}
+        self.backend = backends.pop() if len(backends) == 1 else "mixed"
+        self.isa = next((s.isa for s in segments if s.backend == "native"), "torch")
+        self.arena_bytes = sum(s.arena_bytes for s in segments)
+        self.weight_bytes = sum(s.weight_bytes for s in segments)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Arrays by input name to arrays by output name.
+
+        An input has the shape and dtype that ``inputs`` states; float32 is taken for u8 and s8 too, and quantized by the rule
+        of ``agent.graph.Quantize``. Raises ``InputError`` for anything else. Outputs are new arrays.
+        """
+        unknown = inputs.keys() - self.inputs.keys()
+        if unknown:
+            raise InputError(f"there is no input '{min(unknown)}'; the model has: {', '.join(self.inputs)}")
+        values: dict[str, Array] = {}
+        for name, info in self.inputs.items():
+            if name not in inputs:
+                raise InputError(f"input '{name}' is missing")
+            values[name] = self._checked(inputs[name], info)
+        for segment in self._segments:
+            values |= segment.run(values)
+        return {name: values[name] for name in self.outputs}
+
+    def steps(self) -> list[StepInfo]:
+        """How each node runs, in order."""
+        return [step for segment in self._segments for step in segment.steps()]
+
+    def _checked(self, array: Array, info: TensorInfo) -> Array:
+        if array.shape != info.shape:
+            raise InputError(f"input '{info.name}' has shape {list(array.shape)}, the model takes {list(info.shape)}")
+        if array.dtype == np.float32 and info.dtype != "f32":
+            array = quantize(array, self._tensors[info.name])
+        if array.dtype != _NUMPY[info.dtype]:
+            raise InputError(f"input '{info.name}' is {array.dtype}, the model takes {_NUMPY[info.dtype]}")
+        return np.ascontiguousarray(array)
+
+
+def quantize(array: Array, tensor: g.Tensor) -> Array:
+    """f32 to the tensor's container, by the rule of ``agent.graph.Quantize``."""
+    low, high = arithmetic.container_range(tensor)
+    scaled = np.rint(array.astype(np.float32, copy=False) / np.float32(tensor.scale))
+    scaled = np.where(np.isnan(scaled), np.float32(0), scaled)
+    q = np.clip(scaled, low - tensor.zero_point, high - tensor.zero_point).astype(np.int32) + tensor.zero_point
+    return q.astype(_NUMPY[tensor.dtype])
+
+
+def load(
+    model: str | os.PathLike[str] | Model,
+    threads: int = 1,
+    backend: Backend = "auto",
+    isa: str = "auto",
+    spin_us: int = 50,
+) -> Engine:
+    """Reads, validates and prepares a model.
+
+    threads: workers of a run, the caller among them. backend: ``auto`` is native where there is a kernel, else torch.
+    isa: an instruction set of ``native.isas()``, or ``auto``: the variable INT8D_ISA, else the best of this CPU.
+    spin_us: how long a waiting worker spins before it sleeps, in microseconds.
+    Raises ``ModelError`` for a bad file, ``BackendError`` where no backend here can run a node.
+    """
+    if not 1 <= threads <= 256:
+        raise BackendError(f"threads must lie in 1..256, not {threads}")
+    if not isinstance(model, Model):
+        model = read(model)
+    graph = model.header.graph
+    use_native = backend != "torch" and native.available()
+    if backend == "native" and not native.available():
+        raise BackendError(f"the native kernels can't be loaded ({native.IMPORT_ERROR}); use backend='torch'")
+    in_torch = [n for n in graph.nodes if not (use_native and native.supports(n))]
+    if in_torch and backend != "torch":
+        names = ", ".join(sorted({operator_name(n) for n in in_torch}))
+        if backend == "native":
+            raise BackendError(f"no native kernel for: {names}")
+        if importlib.util.find_spec("torch") is None:
+            raise BackendError(f"torch is not installed, and these operators need it: {names}; pip install 'int8d[torch]'")
+        why = "" if native.available() else f" (the native kernels can't be loaded: {native.IMPORT_ERROR})"
+        log.warning("model %s: %d of %d operators run in torch%s: %s", model.header.name, len(in_torch),
+                    len(graph.nodes), why, names)  # fmt: skip
+    fallback = {n.name for n in in_torch}
+    try:
+        segments = _segments(model, fallback, threads, isa, spin_us)
+    except ValueError as e:  # from the builder: a forced instruction set that is not here
+        raise BackendError(str(e)) from e
+    return Engine(model.header, segments, threads)
+
+
+def _segments(model: Model, fallback: set[str], threads: int, isa: str, spin_us: int) -> list[Segment]:
+    graph = model.header.graph
+    groups = [list(nodes) for _, nodes in itertools.groupby(graph.nodes, lambda n: n.name in fallback)]
+    segments: list[Segment] = []
+    for i, nodes in enumerate(groups):
+        made = {t for n in nodes for t in node_outputs(n)}
+        later = {t for group in groups[i + 1 :] for n in group for t in node_inputs(n)} | set(graph.outputs)
+        reads = _unique(t for n in nodes for t in node_inputs(n) if t not in made)
+        gives = _unique(t for n in nodes for t in node_outputs(n) if t in later)
+        if not gives:  # nothing reads what these nodes make
+            continue
+        if nodes[0].name in fallback:
+            from agent.engine.torch_backend import TorchSegment
+
+            used = {k: v for k, v in model.constants.items() if any(_mentions(n, k) for n in nodes)}
+            segments.append(TorchSegment(graph, used, nodes, reads, gives))
+        else:
+            segments.append(native.NativeSegment(graph, model.constants, nodes, reads, gives, threads, isa, spin_us))
+    return segments
+
+
+def _mentions(node: g.Node, constant: str) -> bool:
+    if isinstance(node, g.Aten):
+        return f'"#{constant}"'.encode() in bytes(node.args) + bytes(node.kwargs)
+    return constant in (getattr(node, field, None) for field in ("weight", "bias", "multiplier", "table"))
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _info(t: g.Tensor) -> TensorInfo:
+    return TensorInfo(t.name, t.shape, t.dtype, t.scale, t.zero_point)

@@ -1,0 +1,166 @@
+"""A run of nodes as a native program: the graph in the kernels' terms.
+
+Inside, every quantized tensor is u8 ("canonical"): an s8 tensor's zero point and clamps are shifted by 128, and its
+bytes are flipped at the border of the program. The value of an element does not depend on its container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent import arithmetic
+from agent import graph as g
+from agent.engine.segment import Array, StepInfo
+
+try:
+    from agent import _kernels
+
+    IMPORT_ERROR: ImportError | None = None
+except ImportError as e:  # not built for this machine: the engine falls back to torch, and says so
+    IMPORT_ERROR = e
+
+_NUMPY = {"u8": np.uint8, "s8": np.int8, "f32": np.float32}
+
+
+def available() -> bool:
+    """Whether the extension could be loaded."""
+    return IMPORT_ERROR is None
+
+
+def supports(node: g.Node) -> bool:
+    """Whether the node has a native kernel."""
+    return not isinstance(node, g.Aten)
+
+
+def isas() -> list[str]:
+    """The instruction sets that can be forced here, the reference first, the best last."""
+    return _kernels.isas() if available() else []
+
+
+class NativeSegment:
+    """Consecutive nodes as one program. ``inputs`` and ``outputs`` name the tensors that cross its border."""
+
+    backend = "native"
+
+    def __init__(
+        self,
+        graph: g.Graph,
+        constants: Mapping[str, Array],
+        nodes: Sequence[g.Node],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        threads: int,
+        isa: str,
+        spin_us: int = 50,
+    ) -> None:
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        tensors = {t.name: t for t in graph.tensors}
+        self._outputs = [tensors[name] for name in outputs]
+        self._nodes = tuple(nodes)
+        builder = _kernels.Builder(isa, threads, spin_us)
+        lowering = _Lowering(builder, tensors, constants)
+        for name in inputs:
+            builder.input(lowering.id(name), tensors[name].dtype == "s8")
+        for node in nodes:
+            lowering.lower(node)
+        for name in outputs:
+            builder.output(lowering.id(name), tensors[name].dtype == "s8")
+        self.program = builder.build()
+        self.isa = self.program.isa
+        self.arena_bytes, self.weight_bytes = self.program.arena_bytes, self.program.weight_bytes
+
+    def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Input arrays, C-contiguous, to new output arrays."""
+        outputs = [np.empty(t.shape, _NUMPY[t.dtype]) for t in self._outputs]
+        self.program.run([arrays[name] for name in self.inputs], outputs)
+        return dict(zip(self.outputs, outputs, strict=True))
+
+    def steps(self) -> list[StepInfo]:
+        """What was chosen for each node."""
+        kernels = {}
+        for step in self.program.steps():
+            names = cast(list[str], step["names"])
+            for i, name in enumerate(names):
+                fused = f" (in {names[0]})" if i else ""
+                kernels[name] = (str(step["kernel"]) + fused, 0 if i else cast(int, step["macs"]))
+        return [StepInfo(node.name, "native", *kernels[node.name]) for node in self._nodes]
+
+
+class _Lowering:
+    def __init__(
+        self, builder: _kernels.Builder, tensors: Mapping[str, g.Tensor], constants: Mapping[str, Array]
+    ) -> None:
+        self.builder, self.tensors, self.constants = builder, tensors, constants
+        self.ids: dict[str, int] = {}
+
+    def id(self, name: str) -> int:
+        if name not in self.ids:
+            t = self.tensors[name]
+            dtype, zero_point = ("f32", 0) if t.dtype == "f32" else ("u8", arithmetic.canonical_zero_point(t))
+            self.ids[name] = self.builder.tensor(list(t.shape), dtype, zero_point)
+        return self.ids[name]
+
+    def s8(self, name: str) -> NDArray[np.int8]:
+        return cast(NDArray[np.int8], self.constants[name])
+
+    def s32(self, name: str) -> NDArray[np.int32]:
+        return cast(NDArray[np.int32], self.constants[name])
+
+    def f32(self, name: str) -> NDArray[np.float32]:
+        return cast(NDArray[np.float32], self.constants[name])
+
+    def clamp(self, node: g.Conv2d | g.Linear | g.AvgPool2d | g.Add) -> tuple[int, int]:
+        shift = 128 if self.tensors[node.output].dtype == "s8" else 0
+        return node.lo + shift, node.hi + shift
+
+    def lower(self, node: g.Node) -> None:
+        b, t = self.builder, self.tensors
+        match node:
+            case g.Conv2d():
+                b.conv2d(
+                    node.name, self.id(node.input), self.id(node.output), self.s8(node.weight), self.s32(node.bias),
+                    self.f32(node.multiplier), node.stride, node.padding, node.dilation, node.groups,
+                    *self.clamp(node),
+                )  # fmt: skip
+            case g.Linear():
+                b.linear(
+                    node.name, self.id(node.input), self.id(node.output), self.s8(node.weight), self.s32(node.bias),
+                    self.f32(node.multiplier), *self.clamp(node),
+                )  # fmt: skip
+            case g.MaxPool2d():
+                b.max_pool2d(
+                    node.name, self.id(node.input), self.id(node.output), node.kernel, node.stride, node.padding,
+                    node.dilation,
+                )  # fmt: skip
+            case g.AvgPool2d():
+                window = node.kernel[0] * node.kernel[1]
+                multipliers = arithmetic.average_multipliers(window, t[node.input], t[node.output])
+                b.avg_pool2d(
+                    node.name, self.id(node.input), self.id(node.output), node.kernel, node.stride, node.padding,
+                    node.count_include_pad, multipliers, *self.clamp(node),
+                )  # fmt: skip
+            case g.Add():
+                factors = arithmetic.add_factors(t[node.inputs[0]], t[node.inputs[1]], t[node.output])
+                ids = (self.id(name) for name in (*node.inputs, node.output))
+                b.add(node.name, *ids, *factors, *self.clamp(node))
+            case g.Lut():
+                table = cast(NDArray[np.uint8], self.constants[node.table])
+                b.lut(node.name, self.id(node.input), self.id(node.output), table)
+            case g.Concat():
+                out = t[node.output]
+                tables = [arithmetic.requantize_table(t[n], out) if out.dtype != "f32" else None for n in node.inputs]
+                b.concat(node.name, [self.id(n) for n in node.inputs], self.id(node.output), node.axis, tables)
+            case g.Reshape():
+                b.reshape(node.name, self.id(node.input), self.id(node.output))
+            case g.Quantize():
+                b.quantize(node.name, self.id(node.input), self.id(node.output), t[node.output].scale)
+            case g.Dequantize():
+                b.dequantize(node.name, self.id(node.input), self.id(node.output), t[node.input].scale)
+            case g.Softmax():
+                b.softmax(node.name, self.id(node.input), self.id(node.output), self.s32(node.table))
+            case g.Aten():
+                raise AssertionError("aten nodes are not lowered")

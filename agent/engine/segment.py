@@ -1,0 +1,37 @@
+"""What the engine asks of a backend: a segment, some consecutive nodes made ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """How one node runs: ``kernel`` names the variant; ``macs`` counts multiply-accumulates of one run."""
+
+    name: str
+    backend: str
+    kernel: str
+    macs: int
+
+
+class Segment(Protocol):
+    """Nodes that one backend runs. Arrays are C-contiguous, in the tensors' shapes and dtypes."""
+
+    backend: str
+    isa: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    arena_bytes: int
+    weight_bytes: int
+
+    def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]: ...
+
+    def steps(self) -> list[StepInfo]: ...

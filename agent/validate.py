@@ -1,0 +1,260 @@
+"""Proves that a graph and its constants keep every rule, before any kernel sees them.
+
+Checked: names, order of execution, shapes, dtypes, ranges, sizes, and that no accumulator can overflow.
+Everything raises ``ModelError``, with the operator's name and what is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent import graph as g
+from agent.arithmetic import QUANTIZED, canonical_zero_point, container_range
+from agent.errors import ModelError
+
+Constants = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a graph may be."""
+
+    tensors: int = 20_000
+    nodes: int = 20_000
+    rank: int = 8
+    elements: int = 1 << 28  # of one activation
+    window: int = 4096  # kernel, stride, dilation and padding
+
+
+def validate(graph: g.Graph, constants: Constants, limits: Limits = Limits()) -> None:
+    """Raises ``ModelError`` where the graph breaks a rule."""
+    _Validator(graph, constants, limits).run()
+
+
+def node_inputs(node: g.Node) -> tuple[str, ...]:
+    """The activations that a node reads."""
+    return node.inputs if isinstance(node, (g.Add, g.Concat, g.Aten)) else (node.input,)
+
+
+def node_outputs(node: g.Node) -> tuple[str, ...]:
+    """The activations that a node produces."""
+    return node.outputs if isinstance(node, g.Aten) else (node.output,)
+
+
+def operator_name(node: g.Node) -> str:
+    """The operator's tag in the file: ``conv2d``, or the target of an ``aten`` node."""
+    return node.target if isinstance(node, g.Aten) else str(node.__struct_config__.tag)
+
+
+class _Validator:
+    def __init__(self, graph: g.Graph, constants: Constants, limits: Limits) -> None:
+        self.graph, self.constants, self.limits = graph, constants, limits
+        self.tensors = {t.name: t for t in graph.tensors}
+        self.where = "graph"
+
+    def require(self, holds: bool, why: str) -> None:
+        if not holds:
+            raise ModelError(f"{self.where}: {why}")
+
+    def run(self) -> None:
+        graph, limits = self.graph, self.limits
+        self.require(len(graph.tensors) <= limits.tensors, f"more than {limits.tensors} tensors")
+        self.require(len(graph.nodes) <= limits.nodes, f"more than {limits.nodes} nodes")
+        self.require(len(self.tensors) == len(graph.tensors), "two tensors have the same name")
+        self.require(len({n.name for n in graph.nodes}) == len(graph.nodes), "two nodes have the same name")
+        self.require(len(graph.inputs) > 0 and len(graph.outputs) > 0, "it needs an input and an output")
+        self.require(len(graph.inputs) <= 64 and len(graph.outputs) <= 64, "more than 64 inputs or outputs")
+        self.require(len(set(graph.outputs)) == len(graph.outputs), "an output is named twice")
+        for tensor in graph.tensors:
+            self.where = f"tensor '{tensor.name}'"
+            self.tensor(tensor)
+        produced: set[str] = set()
+        self.where = "graph inputs"
+        for name in graph.inputs:
+            self.require(name in self.tensors, f"there is no tensor '{name}'")
+            self.require(name not in produced, f"'{name}' is named twice")
+            produced.add(name)
+        for node in graph.nodes:
+            self.where = f"node '{node.name}' ({operator_name(node)})"
+            for name in node_inputs(node):
+                self.require(name in self.tensors, f"there is no tensor '{name}'")
+                self.require(name in produced, f"'{name}' is read before it is produced")
+            for name in node_outputs(node):
+                self.require(name in self.tensors, f"there is no tensor '{name}'")
+                self.require(name not in produced, f"'{name}' is produced twice")
+            getattr(self, "node_" + str(node.__struct_config__.tag))(node)
+            produced.update(node_outputs(node))
+        self.where = "graph outputs"
+        for name in graph.outputs:
+            self.require(name in produced, f"'{name}' is never produced")
+
+    def tensor(self, t: g.Tensor) -> None:
+        self.require(0 < len(t.shape) <= self.limits.rank, f"the rank must lie in 1..{self.limits.rank}")
+        self.require(all(0 < d <= self.limits.elements for d in t.shape), f"a bad extent in {list(t.shape)}")
+        self.require(math.prod(t.shape) <= self.limits.elements, f"more than {self.limits.elements} elements")
+        if t.dtype == "f32":
+            self.require(t.scale == 0 and t.zero_point == 0, "f32 has no scale and no zero point")
+            return
+        self.scale(t.scale)
+        low, high = container_range(t)
+        self.require(low <= t.zero_point <= high, f"the zero point {t.zero_point} is outside {low}..{high}")
+
+    def scale(self, scale: float) -> None:
+        self.require(1e-30 < scale < 1e30, f"the scale {scale} must lie between 1e-30 and 1e30")
+        self.require(float(np.float32(scale)) == scale, f"the scale {scale} is not an fp32 number")
+
+    def activation(self, name: str, quantized: bool) -> g.Tensor:
+        t = self.tensors[name]
+        kinds = QUANTIZED if quantized else ("f32",)
+        self.require(t.dtype in kinds, f"'{name}' is {t.dtype}, where {' or '.join(kinds)} is needed")
+        return t
+
+    def constant(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
+        self.require(name in self.constants, f"there is no constant '{name}'")
+        array = self.constants[name]
+        self.require(array.dtype == dtype, f"constant '{name}' is {array.dtype}, where {np.dtype(dtype)} is needed")
+        self.require(array.shape == shape, f"constant '{name}' has shape {list(array.shape)}, needs {list(shape)}")
+        return array
+
+    def clamp(self, lo: int, hi: int, out: g.Tensor) -> None:
+        low, high = container_range(out)
+        self.require(low <= lo <= hi <= high, f"the clamp {lo}..{hi} must lie in {low}..{high}")
+
+    def same_shape(self, *tensors: g.Tensor) -> None:
+        shapes = {t.shape for t in tensors}
+        self.require(len(shapes) == 1, f"shapes differ: {[list(t.shape) for t in tensors]}")
+
+    def same_quantization(self, a: g.Tensor, b: g.Tensor) -> None:
+        self.require(
+            a.dtype == b.dtype and a.scale == b.scale and a.zero_point == b.zero_point,
+            f"'{a.name}' and '{b.name}' must have the same dtype, scale and zero point",
+        )
+
+    def weights(self, node: g.Conv2d | g.Linear, shape: tuple[int, ...], x: g.Tensor, y: g.Tensor) -> None:
+        weight = self.constant(node.weight, np.int8, shape)
+        bias = self.constant(node.bias, np.int32, shape[:1])
+        multiplier = self.constant(node.multiplier, np.float32, shape[:1])
+        self.require(bool(np.all(np.isfinite(multiplier) & (multiplier > 0))), "multipliers must be finite and > 0")
+        self.clamp(node.lo, node.hi, y)
+        # numerics.md 3: a one-sided bound on the sum of each output channel proves that the true value fits int32.
+        # A value v = q - zp lies in [-zp, 255 - zp]; padding adds v = 0, which lies inside.
+        least, most = -canonical_zero_point(x), 255 - canonical_zero_point(x)
+        flat = weight.reshape(shape[0], -1)
+        positive = np.maximum(flat, 0).sum(axis=1, dtype=np.int64)
+        negative = np.minimum(flat, 0).sum(axis=1, dtype=np.int64)
+        wide = bias.astype(np.int64)
+        upper = wide + most * positive + least * negative
+        lower = wide + least * positive + most * negative
+        fits = (upper < 2**31) & (lower >= -(2**31))
+        self.require(bool(fits.all()), f"the sum of output channel {int(np.argmin(fits))} can overflow int32")
+
+    def window(
+        self,
+        x: g.Tensor,
+        y: g.Tensor,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int] = (1, 1),
+    ) -> None:
+        self.require(len(x.shape) == 4 and len(y.shape) == 4, "input and output must be 4-D, NHWC")
+        top = self.limits.window
+        self.require(
+            all(0 < v <= top for v in (*kernel, *stride, *dilation)), f"kernel, stride and dilation lie in 1..{top}"
+        )
+        self.require(all(0 <= v <= top for v in padding), f"padding lies in 0..{top}")
+        self.require(x.shape[0] == y.shape[0], "the batch changes")
+        for axis in range(2):
+            room = x.shape[1 + axis] + padding[axis] + padding[2 + axis] - dilation[axis] * (kernel[axis] - 1) - 1
+            self.require(room >= 0, "the window is larger than the padded map")
+            expected = room // stride[axis] + 1
+            self.require(
+                y.shape[1 + axis] == expected, f"axis {1 + axis} of the output is {y.shape[1 + axis]}, not {expected}"
+            )
+
+    def pool_padding(self, node: g.MaxPool2d | g.AvgPool2d, dilation: tuple[int, int] = (1, 1)) -> None:
+        for axis in range(2):
+            pads = (node.padding[axis], node.padding[2 + axis])
+            self.require(max(pads) < node.kernel[axis], "padding must be smaller than the kernel")
+            self.require(dilation[axis] == 1 or sum(pads) == 0, "a dilated pool can't have padding")
+
+    def node_conv2d(self, node: g.Conv2d) -> None:
+        x, y = self.activation(node.input, True), self.activation(node.output, True)
+        self.require(len(x.shape) == 4 and len(y.shape) == 4, "input and output must be 4-D, NHWC")
+        ic, oc = x.shape[3], y.shape[3]
+        self.require(
+            node.groups > 0 and ic % node.groups == 0 and oc % node.groups == 0, "groups must divide the channels"
+        )
+        self.require(node.weight in self.constants, f"there is no constant '{node.weight}'")
+        shape = self.constants[node.weight].shape
+        self.require(len(shape) == 4, "the weight must be [oc, kh, kw, ic / groups]")
+        self.weights(node, (oc, shape[1], shape[2], ic // node.groups), x, y)
+        self.window(x, y, (shape[1], shape[2]), node.stride, node.padding, node.dilation)
+
+    def node_linear(self, node: g.Linear) -> None:
+        x, y = self.activation(node.input, True), self.activation(node.output, True)
+        self.require(x.shape[:-1] == y.shape[:-1], "input and output may differ in their last axis only")
+        self.weights(node, (y.shape[-1], x.shape[-1]), x, y)
+
+    def node_max_pool2d(self, node: g.MaxPool2d) -> None:
+        x, y = self.activation(node.input, True), self.activation(node.output, True)
+        self.window(x, y, node.kernel, node.stride, node.padding, node.dilation)
+        self.pool_padding(node, node.dilation)
+        self.same_quantization(x, y)
+        self.require(x.shape[3] == y.shape[3], "a pool keeps its channels")
+
+    def node_avg_pool2d(self, node: g.AvgPool2d) -> None:
+        x, y = self.activation(node.input, True), self.activation(node.output, True)
+        self.window(x, y, node.kernel, node.stride, node.padding)
+        self.pool_padding(node)
+        self.clamp(node.lo, node.hi, y)
+        self.require(x.shape[3] == y.shape[3], "a pool keeps its channels")
+        self.require(node.kernel[0] * node.kernel[1] < 2**22, "the window has 2^22 elements or more")
+
+    def node_add(self, node: g.Add) -> None:
+        a, b = (self.activation(name, True) for name in node.inputs)
+        y = self.activation(node.output, True)
+        self.same_shape(a, b, y)
+        self.clamp(node.lo, node.hi, y)
+
+    def node_lut(self, node: g.Lut) -> None:
+        self.same_shape(self.activation(node.input, True), self.activation(node.output, True))
+        self.constant(node.table, np.uint8, (256,))
+
+    def node_concat(self, node: g.Concat) -> None:
+        y = self.tensors[node.output]
+        inputs = [self.activation(name, y.dtype != "f32") for name in node.inputs]
+        self.require(len(inputs) > 0, "it needs an input")
+        self.require(len(y.shape) <= 4 and 0 <= node.axis < len(y.shape), "rank 1 to 4, and an axis inside it")
+        for x in inputs:
+            expected = (*y.shape[: node.axis], *x.shape[node.axis : node.axis + 1], *y.shape[node.axis + 1 :])
+            self.require(x.shape == expected, f"'{x.name}' differs from the output in more than axis {node.axis}")
+        total = sum(x.shape[node.axis] for x in inputs)
+        self.require(total == y.shape[node.axis], f"the inputs' extents sum to {total}, not {y.shape[node.axis]}")
+
+    def node_reshape(self, node: g.Reshape) -> None:
+        x, y = self.tensors[node.input], self.tensors[node.output]
+        self.require(math.prod(x.shape) == math.prod(y.shape), "the number of elements changes")
+        self.same_quantization(x, y)
+
+    def node_quantize(self, node: g.Quantize) -> None:
+        self.same_shape(self.activation(node.input, False), self.activation(node.output, True))
+
+    def node_dequantize(self, node: g.Dequantize) -> None:
+        self.same_shape(self.activation(node.input, True), self.activation(node.output, False))
+
+    def node_softmax(self, node: g.Softmax) -> None:
+        self.same_shape(self.activation(node.input, True), self.activation(node.output, False))
+        table = self.constant(node.table, np.int32, (256,))
+        self.require(int(table[0]) > 0 and bool((table >= 0).all()), "table entries are 0 or more, the first more")
+
+    def node_aten(self, node: g.Aten) -> None:
+        self.require(node.target.startswith("aten::"), f"only aten:: operators may run, not '{node.target}'")
+        self.require(len(node.outputs) > 0, "it needs an output")
+        for name in (*node.inputs, *node.outputs):
+            self.activation(name, False)

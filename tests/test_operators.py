@@ -1,0 +1,46 @@
+"""Every operator gives the reference's bytes: natively on every instruction set of this CPU, and in torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agent import load
+from agent.engine import native
+from tests.operators import OPERATORS, Sketch, random_inputs
+from tests.reference import evaluate
+
+CASES = 200
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_backend_gives_the_reference_bytes(operator: str) -> None:
+    assert "avx2" not in native.isas() or len(native.isas()) > 1
+    for case in range(CASES):
+        rng = np.random.default_rng([case, len(operator)])
+        model = OPERATORS[operator](Sketch(rng))
+        inputs = random_inputs(model, rng)
+        expected = evaluate(model.header.graph, model.constants, inputs)
+        engines = {f"native {isa} x{1 + case % 2}": load(model, 1 + case % 2, "native", isa) for isa in native.isas()}
+        engines["torch"] = load(model, backend="torch")
+        for which, engine in engines.items():
+            for name, array in engine.run(inputs).items():
+                same = array.shape == expected[name].shape and array.tobytes() == expected[name].tobytes()
+                assert same, f"{operator} case {case}: '{name}' differs on {which}: {_difference(array, expected[name])}"
+
+
+def _difference(got: np.ndarray, expected: np.ndarray) -> str:
+    wrong = np.argwhere(got != expected)
+    at = tuple(wrong[0])
+    return f"{len(wrong)} of {got.size}, first at {at}: {got[at]}, expected {expected[at]}"
+
+
+def test_a_program_runs_again_and_again_with_the_same_bytes() -> None:
+    rng = np.random.default_rng(5)
+    model = OPERATORS["network"](Sketch(rng))
+    engine = load(model, 2)
+    first, other = random_inputs(model, rng), random_inputs(model, rng)
+    expected = {k: v.tobytes() for k, v in engine.run(first).items()}
+    for _ in range(50):
+        engine.run(other)
+        assert {k: v.tobytes() for k, v in engine.run(first).items()} == expected
