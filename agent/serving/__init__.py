@@ -1,0 +1,1 @@
+"""From a request to its reply, with no idea of where either travels."""

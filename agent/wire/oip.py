@@ -1,0 +1,165 @@
+"""Open Inference Protocol v2 as JSON, with the binary-tensor extension (KServe's specification).
+
+A request is ``{"id"?, "parameters"?, "inputs": [{"name", "shape", "datatype", "data"}], "outputs"?}``. With the
+extension, an input has ``parameters.binary_data_size`` instead of ``data``, and its bytes follow the JSON, in order.
+The JSON's own length is then in ``parameters.json_size`` of the message's user properties, or found by reading it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import InputError
+
+Array = NDArray[np.generic]
+_DATATYPES = {"UINT8": np.dtype(np.uint8), "INT8": np.dtype(np.int8), "FP32": np.dtype("<f4")}
+_NAMES = {np.dtype(np.uint8): "UINT8", np.dtype(np.int8): "INT8", np.dtype(np.float32): "FP32"}
+
+
+class TensorIn(msgspec.Struct):
+    """One input of a request."""
+
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    data: msgspec.Raw = msgspec.Raw(b"")
+    parameters: dict[str, Any] = {}
+
+
+class Request(msgspec.Struct):
+    """A request's JSON part."""
+
+    inputs: list[TensorIn]
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+
+
+class TensorOut(msgspec.Struct, omit_defaults=True):
+    """One output of a reply."""
+
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    data: list[float] | list[int]
+
+
+class ClassOut(msgspec.Struct):
+    """One entry of a classifier's ``classes``."""
+
+    label: str
+    index: int
+    probability: float
+
+
+class Reply(msgspec.Struct, omit_defaults=True):
+    """A reply's JSON."""
+
+    model_name: str
+    model_version: str
+    outputs: list[TensorOut]
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    classes: list[ClassOut] | None = None
+
+
+_decoder = msgspec.json.Decoder(Request)
+_encoder = msgspec.json.Encoder()
+
+
+def decode(payload: bytes) -> tuple[Request, dict[str, Array]]:
+    """The request and its arrays by input name. Raises ``InputError``."""
+    text, tail = _split(payload)
+    try:
+        request = _decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError) as e:
+        raise InputError(f"not an Open Inference Protocol request: {e}") from e
+    if not request.inputs:
+        raise InputError("the request has no inputs")
+    arrays: dict[str, Array] = {}
+    for tensor in request.inputs:
+        if tensor.name in arrays:
+            raise InputError(f"input '{tensor.name}' is given twice")
+        arrays[tensor.name], tail = _array(tensor, tail)
+    if tail:
+        raise InputError(f"{len(tail)} bytes are left behind the binary tensors")
+    return request, arrays
+
+
+def _split(payload: bytes) -> tuple[bytes, bytes]:
+    """The JSON text, and the binary tensors behind it."""
+    if b"binary_data_size" not in payload:
+        return payload, b""
+    try:
+        # Latin-1 keeps one character a byte, so that the decoder's end is an offset into the payload.
+        _, end = json.JSONDecoder().raw_decode(payload.decode("latin-1"))
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"not an Open Inference Protocol request: {e}") from e
+    return payload[:end], payload[end:]
+
+
+def _array(tensor: TensorIn, tail: bytes) -> tuple[Array, bytes]:
+    where = f"input '{tensor.name}'"
+    if tensor.datatype not in _DATATYPES:
+        raise InputError(f"{where}: datatype '{tensor.datatype}' is not taken; use {', '.join(_DATATYPES)}")
+    dtype = _DATATYPES[tensor.datatype]
+    if len(tensor.shape) > 8 or not all(0 <= n < 2**31 for n in tensor.shape):
+        raise InputError(f"{where}: a shape has at most 8 sizes of 0 or more")
+    count = math.prod(tensor.shape)
+    size = tensor.parameters.get("binary_data_size")
+    if size is not None:
+        if not isinstance(size, int) or size != count * dtype.itemsize or size > len(tail):
+            raise InputError(f"{where}: binary_data_size {size} does not fit shape and payload")
+        return np.frombuffer(tail[:size], dtype).reshape(tensor.shape), tail[size:]
+    if count > len(bytes(tensor.data)):  # each element takes a byte of JSON at least
+        raise InputError(f"{where}: the data has fewer elements than shape {list(tensor.shape)}")
+    try:
+        flat = _flatten(msgspec.json.decode(tensor.data))
+        if dtype.kind == "f":
+            array = np.array(flat, np.float64).astype(dtype)
+        else:
+            array = np.array(flat, np.int64)
+            if array.size and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):
+                raise InputError(f"{where}: a value lies outside {tensor.datatype}")
+            array = array.astype(dtype)
+    except (msgspec.DecodeError, TypeError, ValueError, OverflowError, RecursionError) as e:
+        raise InputError(f"{where}: data must be a list of numbers ({e})") from e
+    if array.size != count:
+        raise InputError(f"{where}: {array.size} elements, but shape {list(tensor.shape)}")
+    return array.reshape(tensor.shape), tail
+
+
+def _flatten(data: Any) -> list[Any]:
+    """Row-major; the protocol allows nested lists. Whole numbers stay whole, so that 1.5 is refused for UINT8."""
+    if not isinstance(data, list):
+        raise ValueError("not a list")
+    while data and isinstance(data[0], list):
+        data = [x for row in data for x in row]
+    if not all(type(x) in (int, float) for x in data):
+        raise ValueError("not all are numbers")
+    return data
+
+
+def tensor_out(name: str, array: Array) -> TensorOut:
+    """An output as JSON carries it."""
+    return TensorOut(name, array.shape, _NAMES[array.dtype], array.ravel().tolist())
+
+
+def encode(reply: Reply) -> bytes:
+    """The reply as JSON."""
+    return _encoder.encode(reply)
+
+
+def error(code: str, message: str, request_id: str | None = None, **parameters: Any) -> bytes:
+    """A refusal, as a reply."""
+    body: dict[str, Any] = {"error": {"code": code, "message": message}}
+    if request_id is not None:
+        body["id"] = request_id
+    if parameters:
+        body["parameters"] = parameters
+    return _encoder.encode(body)
