@@ -1,0 +1,161 @@
+"""int8d.toml: every setting, its type, its default, and what is checked.
+
+The structs below are the reference: a table of the file each, with the defaults. Unknown keys are errors. Paths are relative
+to the folder that int8d is started in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from agent.errors import ConfigError
+from agent.mqtt.routes import Filter, check_template
+from agent.wire.limits import Limits
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Tls(_Table):
+    """``[broker.tls]``. ca: PEM file of the authority (default: the system's); cert, key: this device's own, PEM."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
+class Broker(_Table):
+    """``[broker]``. Where the broker is, and how to talk to it.
+
+    protocol: ``auto`` is MQTT 5, and 3.1.1 where the broker refuses it. client_id: default ``int8d-<device>``; it names
+    the session, so it must stay the same over restarts. session_expiry_s: how long the broker keeps what arrives while
+    the agent is away. receive_maximum: how many unacknowledged inputs the broker may have under way here; it is the
+    back-pressure that keeps the rest in the broker. password_file: a file that holds the password alone.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    client_id: str = ""
+    username: str | None = None
+    password: str | None = None
+    password_file: str | None = None
+    tls: Tls | None = None
+    keepalive_s: int = 30
+    session_expiry_s: int = 86_400
+    receive_maximum: int = 32
+    reconnect_min_s: float = 0.5
+    reconnect_max_s: float = 30.0
+
+
+class ModelConfig(_Table):
+    """``[[model]]``. A model file under a name; version: default, the file's own."""
+
+    name: str
+    path: str
+    version: str = ""
+    threads: int = 1
+    backend: Literal["auto", "native", "torch"] = "auto"
+
+
+class RouteConfig(_Table):
+    """``[[route]]``. Messages on a topic filter go to a model, replies to a topic.
+
+    publish: ``{1}``, ``{2}`` … stand for what the filter's wildcards matched; used where a message brings no Response
+    Topic of its own. overload: what happens past max_queue waiting messages; ``latest_per_source`` keeps only the newest
+    message of each topic. share: the group of a shared subscription. content_type: for messages that name none.
+    """
+
+    subscribe: str
+    model: str
+    publish: str
+    qos: Literal[0, 1] = 1
+    deadline_ms: int | None = None
+    overload: Literal["reject", "drop_oldest", "latest_per_source"] = "reject"
+    max_queue: int = 64
+    share: str | None = None
+    content_type: str | None = None
+
+
+class Config(_Table):
+    """The whole file. ``device`` names this box in its topics, below ``prefix``."""
+
+    device: str
+    broker: Broker = Broker()
+    model: list[ModelConfig] = []
+    route: list[RouteConfig] = []
+    limits: Limits = Limits()
+    prefix: str = "int8d"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    stats_interval_s: float = 5.0
+    drain_timeout_s: float = 30.0
+    reply_cache: int = 256  # replies kept, to answer a repeated request without computing it again
+    spin_us: int = 50  # how long a worker thread of an engine spins before it sleeps
+
+    @property
+    def base(self) -> str:
+        """The topic that all of this device's own topics lie below."""
+        return f"{self.prefix}/{self.device}"
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """Reads and checks a file. Raises ``ConfigError`` that names the key and what to do."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except OSError as e:
+        raise ConfigError(f"{path}: can't be read ({e.strerror}); name a file with --config") from e
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: not UTF-8 text") from e
+    try:
+        config = msgspec.convert(tomllib.loads(text), Config)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{path}: not valid TOML: {e}") from e
+    except msgspec.ValidationError as e:
+        raise ConfigError(f"{path}: {e}") from e
+    try:
+        _check(config)
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from e
+    return config
+
+
+def _check(config: Config) -> None:
+    def require(holds: bool, why: str) -> None:
+        if not holds:
+            raise ConfigError(why)
+
+    for key, name in (("device", config.device), *(("model.name", m.name) for m in config.model)):
+        require(bool(re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name)), f"{key} '{name}': use 1-64 of A-Z a-z 0-9 _ . -")
+    require(bool(re.fullmatch(r"[^+#$\x00][^+#\x00]*", config.prefix)), f"prefix '{config.prefix}' is not a topic")
+    broker = config.broker
+    require(0 < broker.port < 65536, f"broker.port {broker.port} must lie in 1..65535")
+    require(1 <= broker.receive_maximum <= 65535, "broker.receive_maximum must lie in 1..65535")
+    require(0 < broker.reconnect_min_s <= broker.reconnect_max_s, "broker.reconnect_min_s must be in 0..reconnect_max_s")
+    require(1 <= broker.keepalive_s <= 65535, "broker.keepalive_s must lie in 1..65535")
+    require(0 <= broker.session_expiry_s < 2**32, "broker.session_expiry_s must lie in 0..4294967295")
+    require(not (broker.password and broker.password_file), "give broker.password or broker.password_file, not both")
+    require(config.stats_interval_s > 0 and config.drain_timeout_s > 0, "intervals and time-outs must be above zero")
+    require(config.reply_cache >= 0 and config.spin_us >= 0, "reply_cache and spin_us must be 0 or more")
+    require(config.limits.max_payload_bytes > 0 and config.limits.max_pixels > 0, "limits must be above zero")
+    require(len(config.model) > 0, "no [[model]] is given; name at least one")
+    names = [m.name for m in config.model]
+    require(len(set(names)) == len(names), "two models have the same name")
+    for model in config.model:
+        require(1 <= model.threads <= 256, f"model '{model.name}': threads must lie in 1..256")
+    for file in (broker.password_file, *((broker.tls.ca, broker.tls.cert, broker.tls.key) if broker.tls else ())):
+        require(file is None or os.path.isfile(file), f"broker: there is no file '{file}'")
+    for route in config.route:
+        where = f"route '{route.subscribe}'"
+        require(route.model in names, f"{where}: no model '{route.model}'; there are: {', '.join(names)}")
+        require(route.max_queue > 0, f"{where}: max_queue must be above zero")
+        require(route.deadline_ms is None or route.deadline_ms > 0, f"{where}: deadline_ms must be above zero")
+        require(route.share is None or bool(re.fullmatch(r"[^/+#]+", route.share)), f"{where}: share is not a name")
+        wildcards = Filter(route.subscribe).wildcards
+        check_template(route.publish, wildcards, where)

@@ -1,0 +1,179 @@
+"""The daemon: the only place where the parts are wired. Start, ready, watchdog, drain, stop.
+
+Threads: paho's network thread receives and confirms; one worker computes; a timer watches deadlines; a supervisor keeps the
+connection; the main thread publishes statistics, feeds the watchdog and waits for the signal to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+
+from agent import __version__
+from agent.config import Config, load
+from agent.engine import load as load_engine
+from agent.errors import BackendError, ConfigError, Int8dError, ModelError
+from agent.logs import to_stdout
+from agent.mqtt.delivery import Delivery, Route
+from agent.mqtt.routes import Filter
+from agent.mqtt.session import Outgoing, Session
+from agent.notify import Notifier
+from agent.predict import Predictor, request_id_of
+from agent.serving.admission import Admission, Lane
+from agent.serving.request import Request
+from agent.serving.worker import Worker
+from agent.telemetry.stats import Stats
+from agent.wire import oip
+
+log = logging.getLogger(__name__)
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: systemd must not start it again
+
+
+def main(path: str) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit status. Raises ``ConfigError`` where it can't even begin."""
+    config = load(path)
+    to_stdout(config.log_level)
+    try:
+        daemon = Daemon(config)
+    except (ModelError, BackendError) as e:
+        raise ConfigError(str(e)) from e
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    daemon.run(stop)
+    return 0
+
+
+class Daemon:
+    """Models loaded, parts wired; ``run`` serves."""
+
+    def __init__(self, config: Config, notifier: Notifier | None = None) -> None:
+        self._config = config
+        self._notifier = notifier or Notifier()
+        self._predictors = _load_models(config)
+        self._stats = Stats({
+            "device": config.device,
+            "int8d": __version__,
+            "models": {
+                name: {"version": p.version, "backend": p.engine.backend, "isa": p.engine.isa}
+                for name, p in self._predictors.items()
+            },
+        })  # fmt: skip
+        self._admission = Admission(self._refuse)
+        self._worker = Worker(self._predictors, self._admission, self._refuse)
+        routes = _routes(config)
+        self._delivery = Delivery(routes, self._admission, self._stats, config.reply_cache)
+        self._session = Session(
+            config.broker,
+            config.broker.client_id or f"int8d-{config.device}",
+            _subscriptions(config, routes),
+            self._delivery.receive,
+            self._announce,
+            will=Outgoing(f"{config.base}/available", b"offline", 1, True),
+        )
+        self._delivery.attach(self._session)
+
+    def run(self, stop: threading.Event) -> None:
+        """Serves until ``stop`` is set, then drains: finish, publish, acknowledge, say offline."""
+        self._worker.start()
+        self._session.start()
+        self._notifier.send("READY=1")
+        log.info("serving %s", ", ".join(self._predictors))
+        interval = self._config.stats_interval_s
+        watchdog = self._notifier.watchdog_s
+        tick = min(interval, watchdog / 3) if watchdog else interval
+        next_stats = time.monotonic()
+        while not stop.is_set():
+            # Fed by progress, not by this thread being awake: a hung kernel must not look alive.
+            if watchdog and self._worker.stuck_for() < watchdog / 2:
+                self._notifier.send("WATCHDOG=1")
+            if time.monotonic() >= next_stats:
+                next_stats = time.monotonic() + interval
+                self._publish_stats()
+            stop.wait(min(tick, max(0.01, next_stats - time.monotonic())))
+        self._drain()
+
+    def _drain(self) -> None:
+        log.info("draining: %d requests wait", len(self._admission))
+        self._notifier.send("STOPPING=1")
+        self._delivery.draining = True
+        until = time.monotonic() + self._config.drain_timeout_s
+
+        def left() -> float:
+            return max(0.0, until - time.monotonic())
+
+        finished = self._worker.stop(left())
+        quiet = self._delivery.quiet(left() if self._session.connected else 0)
+        if not (finished and quiet):
+            log.warning("stopped before all was answered; the broker will deliver the rest to the next start")
+        if self._session.connected:
+            told = threading.Event()
+            self._publish_stats()
+            for name in self._predictors:
+                self._session.publish(Outgoing(self._ready_topic(name), b"false", 1, True))
+            self._session.publish(Outgoing(f"{self._config.base}/available", b"offline", 1, True),
+                                  lambda reason: told.set())  # fmt: skip
+            told.wait(min(5.0, left() + 1))
+        self._session.stop()
+        self._admission.close()
+        log.info("stopped")
+
+    def _announce(self) -> None:
+        """On every connection: the retained topics that say what is here."""
+        self._session.publish(Outgoing(f"{self._config.base}/available", b"online", 1, True))
+        for name in self._predictors:
+            self._session.publish(Outgoing(self._ready_topic(name), b"true", 1, True))
+        self._publish_stats()
+        self._notifier.send(f"STATUS=connected over MQTT {self._session.version}")
+        log.info("connected over MQTT %s", self._session.version)
+
+    def _publish_stats(self) -> None:
+        if self._session.connected:
+            document = self._stats.document(protocol=self._session.version, queued=len(self._admission))
+            self._session.publish(Outgoing(f"{self._config.base}/stats", document, 0, True))
+
+    def _ready_topic(self, model: str) -> str:
+        return f"{self._config.base}/v2/models/{model}/ready"
+
+    def _refuse(self, request: Request, code: str, message: str) -> None:
+        self._stats.refused(code)
+        log.info("refused a message on '%s': %s: %s", request.source, code, message)
+        request_id = request.id if request.id is not None else request_id_of(request.payload)
+        request.answer(oip.error(code, message, request_id), "application/json", request)
+
+
+def _load_models(config: Config) -> dict[str, Predictor]:
+    predictors = {}
+    for model in config.model:
+        try:
+            engine = load_engine(model.path, model.threads, model.backend, spin_us=config.spin_us)
+        except Int8dError as e:
+            raise ModelError(f"model '{model.name}': {e}") from e
+        predictors[model.name] = Predictor(engine, model.name, model.version, config.limits)
+    return predictors
+
+
+def _routes(config: Config) -> list[Route]:
+    """The file's routes, then the device's own topics of the Open Inference Protocol."""
+    routes = [
+        Route(
+            Filter(r.subscribe), r.model, r.publish, Lane(r.subscribe, r.max_queue, r.overload), r.qos, r.deadline_ms,
+            r.content_type,
+        )
+        for r in config.route
+    ]  # fmt: skip
+    models = f"{config.base}/v2/models"
+    lane = Lane("infer")
+    routes.append(Route(Filter(f"{models}/+/infer"), "{1}", models + "/{1}/infer/response", lane))
+    # For MQTT 3.1.1, which has no correlation data: the id travels in the topic.
+    routes.append(
+        Route(Filter(f"{models}/+/infer/request/+"), "{1}", models + "/{1}/infer/response/{2}", lane, id_wildcard=2)
+    )
+    return routes
+
+
+def _subscriptions(config: Config, routes: list[Route]) -> list[tuple[str, int]]:
+    shares = {r.subscribe: f"$share/{r.share}/{r.subscribe}" for r in config.route if r.share}
+    return [(shares.get(r.filter.text, r.filter.text), r.qos) for r in routes]

@@ -1,0 +1,1 @@
+"""Topics, sessions and acknowledgements; no tensor is known here."""
