@@ -1,0 +1,76 @@
+# int8d's own commands. Every target sets up what it needs in .venv; nothing outside this folder changes, but for Debian
+# packages that a target names and installs where it runs as root.
+
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMPS := .venv/.stamps
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DINT8D_PYTHON=OFF
+
+.PHONY: setup demo test test-native bench lint format clean
+.DELETE_ON_ERROR:
+
+setup: $(STAMPS)/build
+
+$(STAMPS)/venv: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'int8d needs Python 3.11 or later: set PYTHON=' >&2; exit 1; }
+	@command -v g++ > /dev/null || { echo 'int8d needs a C++ compiler: apt-get install g++ make python3-dev python3-venv' >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) scikit-build-core pybind11 cmake ninja
+	mkdir -p $(STAMPS) && touch $@
+
+# Build isolation would ignore the pinned build requirements, and fetch others.
+$(STAMPS)/build: $(STAMPS)/venv $(SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --editable '.[demo]'
+	touch $@
+
+$(STAMPS)/make: $(STAMPS)/build
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --editable '.[demo,make,test]'
+	touch $@
+
+$(STAMPS)/bench: $(STAMPS)/make
+	$(PIP) $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])')
+	touch $@
+
+$(STAMPS)/lint: $(STAMPS)/make
+	$(PIP) ruff mypy clang-format
+	touch $@
+
+$(STAMPS)/mosquitto: $(STAMPS)/venv
+	@command -v mosquitto > /dev/null || test -x /usr/sbin/mosquitto || \
+	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto; \
+	else echo 'the tests need a broker: sudo apt-get install mosquitto' >&2; exit 1; fi
+	touch $@
+
+# The main job, end to end, on real input.
+demo: $(STAMPS)/build
+	$(BIN)/int8d demo
+
+test: $(STAMPS)/make $(STAMPS)/mosquitto test-native
+	$(BIN)/python -m pytest
+
+test-native: $(STAMPS)/venv
+	$(CMAKE) -S . -B build/tests -DINT8D_TESTS=ON > /dev/null
+	$(BIN)/cmake --build build/tests
+	build/tests/int8d_tests
+
+bench: $(STAMPS)/bench $(STAMPS)/mosquitto models/zoo/resnet18.int8.safetensors
+	$(BIN)/python -m bench.report
+
+models/zoo/resnet18.int8.safetensors: | $(STAMPS)/make
+	$(BIN)/int8d-make build resnet18 --weights none -o $@
+
+lint: $(STAMPS)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(STAMPS)/lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf build .venv agent/_kernels*.so .pytest_cache .mypy_cache .ruff_cache .cache

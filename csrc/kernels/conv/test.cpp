@@ -1,0 +1,74 @@
+// Every convolution kernel gives the reference's bytes, reads no further than kOverread, writes only its range.
+#include "../../testing.h"
+#include "conv.h"
+
+namespace int8d::testing {
+namespace {
+
+ConvShape random_shape(Random& r, bool depthwise) {
+  ConvShape s;
+  s.batch = r.in(1, 2);
+  s.kh = r.in(1, 5), s.kw = r.in(1, 5);
+  s.sh = r.in(1, 2), s.sw = r.in(1, 2);
+  s.dh = r.in(1, 4) == 1 ? 2 : 1, s.dw = r.in(1, 4) == 1 ? 2 : 1;
+  s.groups = r.in(1, 5) == 1 ? r.in(2, 3) : 1;
+  s.ic = s.groups * r.in(1, 37), s.oc = s.groups * r.in(1, 70);
+  if (depthwise) s.groups = s.oc = s.ic = r.in(1, 150);
+  s.oh = r.in(1, 9), s.ow = r.in(1, 33);
+  s.pad_top = r.in(0, s.kh - 1), s.pad_left = r.in(0, s.kw - 1);
+  s.ih = std::max(1, (s.oh - 1) * s.sh + (s.kh - 1) * s.dh + 1 - s.pad_top);
+  s.iw = std::max(1, (s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1 - s.pad_left);
+  return s;
+}
+
+}  // namespace
+
+TEST(conv_kernels_give_the_reference_bytes) {
+  Random r(1);
+  for (int round = 0; round < 300; ++round) {
+    const ConvShape s = random_shape(r, false);
+    const auto w = r.weights(static_cast<size_t>(s.oc) * s.kh * s.kw * (s.ic / s.groups));
+    std::vector<int32_t> bias(s.oc);
+    std::vector<float> multiplier(s.oc);
+    for (int32_t& b : bias) b = r.in(-100000, 100000);
+    for (float& m : multiplier) m = r.real(1e-5f, 0.02f);
+    const int lo = r.in(0, 100), hi = r.in(lo, 255);
+    const ConvDef def{s, w, bias, multiplier, r.in(0, 255), lo, hi, r.in(0, 255)};
+    // The map with its halo, the last byte kOverread before a page that can't be read.
+    const int rows = (s.oh - 1) * s.sh + (s.kh - 1) * s.dh + 1, columns = (s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1;
+    const size_t in_bytes = static_cast<size_t>(s.batch) * rows * columns * s.ic;
+    Guarded input(in_bytes + kOverread);
+    r.fill(input.data(), in_bytes + kOverread);
+    const View in{input.data() + (static_cast<ptrdiff_t>(s.pad_top) * columns + s.pad_left) * s.ic,
+                  static_cast<ptrdiff_t>(rows) * columns * s.ic, static_cast<ptrdiff_t>(columns) * s.ic, s.ic};
+    const size_t count = static_cast<size_t>(s.batch) * s.oh * s.ow * s.oc;
+    std::vector<uint8_t> expected, residual(count + kOverread);
+    r.fill(residual.data(), residual.size());
+    const AddParams add{def.out_zp, r.in(0, 255), r.real(0.1f, 2), r.real(0.1f, 2), r.in(0, 20), r.in(200, 255), 77};
+    const bool summed = r.in(0, 1);
+    auto view = [&](uint8_t* data) {
+      const ptrdiff_t row = static_cast<ptrdiff_t>(s.ow) * s.oc;
+      return View{data, row * s.oh, row, s.oc};
+    };
+    for (const ConvKernel& kernel : conv_kernels()) {
+      if (!isa_supported(kernel.isa) || !kernel.accepts(s)) continue;
+      const ConvPackedPtr packed = kernel.pack(def);
+      Guarded output(count);
+      std::memset(output.data(), 0xaa, count);
+      ConvCall call{packed.get(), in, view(output.data()), view(residual.data()), summed ? &add : nullptr, 0, 0, 0, 0};
+      // In pieces, as threads would: each must keep to its own.
+      const int total_rows = s.batch * s.oh, panels = kernel.panels(s);
+      const int row = r.in(0, total_rows), panel = r.in(0, panels);
+      const int cuts[4][4] = {{0, row, 0, panel}, {row, total_rows, panel, panels}, {row, total_rows, 0, panel},
+                              {0, row, panel, panels}};
+      for (const auto& cut : cuts) {
+        call.row_begin = cut[0], call.row_end = cut[1], call.panel_begin = cut[2], call.panel_end = cut[3];
+        if (cut[0] < cut[1] && cut[2] < cut[3]) kernel.run(call);
+      }
+      if (kernel.isa == Isa::ref) expected.assign(output.data(), output.data() + count);
+      CHECK(std::memcmp(expected.data(), output.data(), count) == 0, "%s, round %d", kernel.name, round);
+    }
+  }
+}
+
+}  // namespace int8d::testing

@@ -1,0 +1,187 @@
+// The program: no allocation in run(), the same bytes for any number of threads, slots that never overlap, a team
+// that TSan finds nothing in (build with -DINT8D_SANITIZE=thread).
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <thread>
+
+#include "../testing.h"
+#include "arena.h"
+#include "program.h"
+#include "team.h"
+
+namespace {
+std::atomic<size_t> allocations{0};
+}
+
+// Counts what the program allocates; sanitizers bring their own operators, which these stand before.
+void* operator new(size_t bytes) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* p = std::malloc(bytes)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+
+namespace int8d::testing {
+namespace {
+
+// A residual network: convolutions with halos, fused and plain sums, pools, a depthwise layer, concat, a head.
+std::unique_ptr<Program> network(const char* isa, int threads) {
+  Random r(11);
+  Builder b(isa, threads);
+  auto conv = [&](const char* name, int in, int ic, int h, int w, int oc, int k, int stride, int groups) {
+    const int out = b.tensor({1, (h - 1) / stride + 1, (w - 1) / stride + 1, oc}, Dtype::u8, 20);
+    const auto weight = r.weights(static_cast<size_t>(oc) * k * k * (ic / groups));
+    const std::vector<int32_t> bias(static_cast<size_t>(oc), 1000);
+    const std::vector<float> multiplier(static_cast<size_t>(oc), 0.001f);
+    b.conv2d(name, in, out, {weight, bias, multiplier, 0, 255},
+             {{k, k}, {stride, stride}, {1, 1}, {k / 2, k / 2, k / 2, k / 2}}, groups);
+    return out;
+  };
+  const int x = b.tensor({1, 23, 19, 3}, Dtype::u8, 128);
+  b.input(x, false);
+  const int stem = conv("stem", x, 3, 23, 19, 40, 3, 1, 1);
+  const int left = conv("left", stem, 40, 23, 19, 40, 3, 1, 1);
+  const int sum = b.tensor({1, 23, 19, 40}, Dtype::u8, 20);
+  b.add("sum", left, stem, sum, 0.7f, 0.4f, 20, 255);
+  const int again = b.tensor({1, 23, 19, 40}, Dtype::u8, 20);
+  b.add("again", sum, stem, again, 0.5f, 0.5f, 0, 255);
+  const int depthwise = conv("depthwise", again, 40, 23, 19, 40, 5, 2, 40);
+  const int pool = b.tensor({1, 12, 10, 40}, Dtype::u8, 20);
+  b.max_pool2d("pool", again, pool, {{3, 3}, {2, 2}, {1, 1}, {1, 1, 1, 1}});
+  const int wide = b.tensor({1, 12, 10, 80}, Dtype::u8, 20);
+  const int parts[] = {depthwise, pool};
+  b.concat("wide", parts, wide, 3, {{}, {}});
+  const int out = conv("head", wide, 80, 12, 10, 33, 1, 1, 1);
+  b.output(out, true);
+  b.output(sum, false);
+  return b.build();
+}
+
+struct Run {
+  std::vector<uint8_t> in, a, b;
+  Run() : in(23 * 19 * 3), a(12 * 10 * 33), b(23 * 19 * 40) { Random(12).fill(in.data(), in.size()); }
+  void operator()(Program& program) {
+    const void* inputs[] = {in.data()};
+    void* outputs[] = {a.data(), b.data()};
+    program.run(inputs, outputs);
+  }
+};
+
+}  // namespace
+
+TEST(programs_give_the_same_bytes_on_any_instruction_set_and_team) {
+  Run expected;
+  expected(*network("ref", 1));
+  for (Isa isa : supported_isas())
+    for (int threads : {1, 2, 3, 5}) {
+      Run run;
+      const auto program = network(isa_name(isa), threads);
+      for (int i = 0; i < 20; ++i) {
+        run(*program);
+        CHECK(run.a == expected.a && run.b == expected.b, "%s, %d threads, run %d", isa_name(isa), threads, i);
+      }
+    }
+}
+
+TEST(run_allocates_nothing) {
+  for (int threads : {1, 2}) {
+    Run run;
+    const auto program = network("auto", threads);
+    run(*program);
+    const size_t before = allocations.load();
+    for (int i = 0; i < 1000; ++i) run(*program);
+    CHECK(allocations.load() == before, "%zu allocations in 1000 runs", allocations.load() - before);
+  }
+}
+
+TEST(a_program_serves_several_callers) {
+  const auto program = network("auto", 2);
+  Run expected;
+  expected(*program);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; ++i)
+    callers.emplace_back([&] {
+      Run run;
+      for (int n = 0; n < 50; ++n) {
+        run(*program);
+        wrong += run.a != expected.a;
+      }
+    });
+  for (std::thread& caller : callers) caller.join();
+  CHECK(wrong == 0);
+}
+
+TEST(a_builder_refuses_what_does_not_fit) {
+  auto refused = [](auto make) {
+    try {
+      make();
+    } catch (const std::invalid_argument&) {
+      return true;
+    }
+    return false;
+  };
+  CHECK(refused([] { Builder("no_such_isa", 1); }));
+  CHECK(refused([] { Builder("ref", 0); }));
+  CHECK(refused([] { Builder("ref", 1).tensor({1, 0}, Dtype::u8, 0); }));
+  CHECK(refused([] { Builder("ref", 1).tensor({1 << 30, 1 << 30}, Dtype::u8, 0); }));
+  CHECK(refused([] {
+    Builder b("ref", 1);
+    b.reshape("r", b.tensor({4}, Dtype::u8, 0), b.tensor({4}, Dtype::u8, 0));  // the input is never produced
+  }));
+  CHECK(refused([] {
+    Builder b("ref", 1);
+    const int x = b.tensor({4}, Dtype::u8, 0), y = b.tensor({5}, Dtype::u8, 0);
+    b.input(x, false);
+    b.reshape("r", x, y);
+  }));
+}
+
+TEST(slots_that_live_together_never_overlap) {
+  Random r(13);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<Lifetime> lives(static_cast<size_t>(r.in(1, 60)));
+    for (Lifetime& life : lives) {
+      life.bytes = static_cast<size_t>(r.in(1, 5000));
+      life.first = r.in(0, 30);
+      life.last = life.first + r.in(0, 10);
+    }
+    const size_t total = plan_arena(lives);
+    for (const Lifetime& a : lives) {
+      CHECK(a.offset % 64 == 0 && a.offset + a.bytes <= total);
+      for (const Lifetime& b : lives)
+        if (&a != &b && a.first <= b.last && b.first <= a.last)
+          CHECK(a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset);
+    }
+  }
+}
+
+TEST(a_team_meets_at_every_barrier) {
+  for (const auto spin : {std::chrono::microseconds(0), std::chrono::microseconds(200)}) {
+    constexpr int kWorkers = 4, kSteps = 50;
+    Team team(kWorkers, spin);
+    int marks[kSteps][kWorkers] = {};  // plain ints: only the barrier orders them
+    struct Context {
+      int (*marks)[kWorkers];
+      std::atomic<int> wrong{0};
+    } context{marks};
+    for (int run = 1; run <= 50; ++run)
+      team.run(
+          [](void* raw, int worker, Team& t) {
+            auto& c = *static_cast<Context*>(raw);
+            for (int step = 0; step < kSteps; ++step) {
+              ++c.marks[step][worker];
+              t.barrier();
+              for (int other = 1; other < kWorkers; ++other) c.wrong += c.marks[step][other] != c.marks[step][0];
+              t.barrier();
+            }
+          },
+          &context);
+    CHECK(context.wrong == 0);
+    CHECK(marks[kSteps - 1][kWorkers - 1] == 50);
+  }
+}
+
+}  // namespace int8d::testing
