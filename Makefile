@@ -1,7 +1,9 @@
 # int8d's own commands. Every target sets up what it needs in .venv; nothing outside this folder changes, but for Debian
 # packages that a target names and installs where it runs as root.
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first of these that runs and is 3.11 or later.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$p && break; done)
 BIN := .venv/bin
 STAMPS := .venv/.stamps
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
@@ -14,7 +16,7 @@ CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DINT
 setup: $(STAMPS)/build
 
 $(STAMPS)/venv: constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'int8d needs Python 3.11 or later: set PYTHON=' >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo 'int8d needs Python 3.11 or later: set PYTHON=' >&2; exit 1; }
 	@command -v g++ > /dev/null || { echo 'int8d needs a C++ compiler: apt-get install g++ make python3-dev python3-venv' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) scikit-build-core pybind11 cmake ninja

@@ -1,0 +1,47 @@
+"""Brokers, agents and clients that end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.agent_process import Agent, Peer
+from tests.broker import Mosquitto
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def broker(tmp_path: Path, stack: ExitStack) -> Mosquitto:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    broker = Mosquitto(folder)
+    stack.callback(broker.stop)
+    return broker
+
+
+@pytest.fixture
+def agent(tmp_path: Path, broker: Mosquitto, stack: ExitStack) -> Callable[..., Agent]:
+    def make(**kwargs: object) -> Agent:
+        agent = Agent(tmp_path, broker.port, **kwargs)  # type: ignore[arg-type]
+        stack.callback(agent.kill)
+        return agent
+
+    return make
+
+
+@pytest.fixture
+def peer(broker: Mosquitto, stack: ExitStack) -> Callable[..., Peer]:
+    def make(*topics: str, **kwargs: object) -> Peer:
+        peer = Peer(broker.port, list(topics), **kwargs)  # type: ignore[arg-type]
+        stack.callback(peer.close)
+        return peer
+
+    return make
