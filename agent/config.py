@@ -79,7 +79,7 @@ class RouteConfig(_Table):
     qos: Literal[0, 1] = 1
     deadline_ms: int | None = None
     overload: Literal["reject", "drop_oldest", "latest_per_source"] = "reject"
-    max_queue: int = 64
+    max_queue: int = 1000
     share: str | None = None
     content_type: str | None = None
 
@@ -143,7 +143,7 @@ def _check(config: Config) -> None:
     require(not (broker.password and broker.password_file), "give broker.password or broker.password_file, not both")
     require(config.stats_interval_s > 0 and config.drain_timeout_s > 0, "intervals and time-outs must be above zero")
     require(config.reply_cache >= 0 and config.spin_us >= 0, "reply_cache and spin_us must be 0 or more")
-    require(config.limits.max_payload_bytes > 0 and config.limits.max_pixels > 0, "limits must be above zero")
+    require(min(config.limits.max_payload_bytes, config.limits.max_pixels, config.limits.max_queued_bytes) > 0, "limits must be above zero")
     require(len(config.model) > 0, "no [[model]] is given; name at least one")
     names = [m.name for m in config.model]
     require(len(set(names)) == len(names), "two models have the same name")

@@ -61,7 +61,7 @@ class Daemon:
                 for name, p in self._predictors.items()
             },
         })  # fmt: skip
-        self._admission = Admission(self._refuse)
+        self._admission = Admission(self._refuse, config.limits.max_queued_bytes)
         self._worker = Worker(self._predictors, self._admission, self._refuse)
         routes = _routes(config)
         self._delivery = Delivery(routes, self._admission, self._stats, config.reply_cache)

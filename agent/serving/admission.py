@@ -21,7 +21,7 @@ class Lane:
     """One route's share of the queue: at most ``max_queue`` requests wait, past that ``overload`` decides."""
 
     name: str
-    max_queue: int = 64
+    max_queue: int = 1000
     overload: Overload = "reject"
 
 
@@ -32,8 +32,9 @@ class Admission:
     ``expired``. A timer watches deadlines, so that a request behind a long job is refused on time.
     """
 
-    def __init__(self, refuse: Callable[[Request, str, str], None]) -> None:
+    def __init__(self, refuse: Callable[[Request, str, str], None], max_bytes: int = 64 * 1024 * 1024) -> None:
         self._refuse = refuse
+        self._max_bytes, self._bytes = max_bytes, 0
         self._queue: deque[tuple[Request, Lane]] = deque()
         self._waiting: dict[Lane, int] = {}
         self._lock = threading.Condition()
@@ -52,13 +53,15 @@ class Admission:
                 older = self._remove(lambda r, w: w is lane and r.source == request.source)
                 if older is not None:
                     refused.append((older, "superseded", f"a newer message came from '{request.source}'"))
-            if self._waiting.get(lane, 0) >= lane.max_queue:
-                why = f"{lane.max_queue} requests wait already (max_queue of '{lane.name}')"
+            while (why := self._full(request, lane)) is not None:
                 oldest = self._remove(lambda r, w: w is lane) if lane.overload != "reject" else None
                 refused.append((oldest or request, "overloaded", why))
-            if not any(r is request for r, _, _ in refused):
+                if oldest is None:
+                    break
+            else:
                 self._queue.append((request, lane))
                 self._waiting[lane] = self._waiting.get(lane, 0) + 1
+                self._bytes += len(request.payload)
                 self._lock.notify()
         if request.deadline is not None and not any(r is request for r, _, _ in refused):
             with self._timer_wake:
@@ -75,7 +78,7 @@ class Admission:
             if not self._queue:
                 return None
             request, lane = self._queue.popleft()
-            self._waiting[lane] -= 1
+            self._left(request, lane)
             return request
 
     def __len__(self) -> int:
@@ -94,8 +97,20 @@ class Admission:
         for i, (request, lane) in enumerate(self._queue):
             if wanted(request, lane):
                 del self._queue[i]
-                self._waiting[lane] -= 1
+                self._left(request, lane)
                 return request
+        return None
+
+    def _left(self, request: Request, lane: Lane) -> None:
+        self._waiting[lane] -= 1
+        self._bytes -= len(request.payload)
+
+    def _full(self, request: Request, lane: Lane) -> str | None:
+        """Why the queue can't take the request, if so."""
+        if self._waiting.get(lane, 0) >= lane.max_queue:
+            return f"{lane.max_queue} requests wait already (max_queue of '{lane.name}')"
+        if self._queue and self._bytes + len(request.payload) > self._max_bytes:
+            return f"{self._bytes} bytes of requests wait already (limits.max_queued_bytes)"
         return None
 
     def _watch_deadlines(self) -> None:
