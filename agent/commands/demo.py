@@ -33,7 +33,10 @@ def run(args: argparse.Namespace) -> int:
     from agent.mqtt.embedded import EmbeddedBroker
 
     zoo = args.zoo or _installed_zoo()
-    truth: dict[str, int] = json.loads((zoo / "digits" / "labels.json").read_text())
+    try:
+        truth: dict[str, int] = json.loads((zoo / "digits" / "labels.json").read_text())
+    except (OSError, ValueError) as e:
+        raise Int8dError(f"{zoo} is not the demo's folder, with digits/labels.json ({e})") from e
     with ExitStack() as stack:
         broker = EmbeddedBroker()
         stack.callback(broker.stop)

@@ -1,0 +1,137 @@
+"""Queue, deadlines, routes and histograms, each alone."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pytest
+
+from agent.errors import ConfigError
+from agent.mqtt.routes import Filter, can_publish, check_template, fill
+from agent.serving.admission import Admission, Lane
+from agent.serving.request import Request
+from agent.telemetry.histogram import Histogram
+
+
+class Refusals:
+    def __init__(self) -> None:
+        self.list: list[tuple[str, str]] = []
+        self.event = threading.Event()
+
+    def __call__(self, request: Request, code: str, message: str) -> None:
+        self.list.append((request.id or "", code))
+        self.event.set()
+
+
+def request(name: str, source: str = "", deadline_ms: int | None = None, size: int = 0) -> Request:
+    r = Request(bytes(size), "m", lambda *a: None, id=name, source=source)
+    if deadline_ms is not None:
+        r.deadline = time.monotonic_ns() + deadline_ms * 1_000_000
+    return r
+
+
+def drain(admission: Admission) -> list[str]:
+    names = []
+    while (r := admission.take(0)) is not None:
+        names.append(r.id or "")
+    return names
+
+
+@pytest.mark.parametrize(
+    ("overload", "kept", "refused"),
+    [
+        ("reject", ["a1", "a2"], [("a3", "overloaded"), ("b1", "overloaded")]),
+        ("drop_oldest", ["a3", "b1"], [("a1", "overloaded"), ("a2", "overloaded")]),
+        ("latest_per_source", ["a3", "b1"], [("a1", "superseded"), ("a2", "superseded")]),
+    ],
+)
+def test_every_policy_refuses_by_name_and_keeps_order(overload, kept, refused) -> None:
+    refusals = Refusals()
+    admission = Admission(refusals)
+    lane = Lane("lane", 2, overload)
+    for name in ("a1", "a2", "a3", "b1"):
+        admission.put(request(name, name[0]), lane)
+    assert drain(admission) == kept
+    assert refusals.list == refused
+    admission.close()
+
+
+def test_lanes_do_not_take_each_others_room_but_share_the_bytes() -> None:
+    refusals = Refusals()
+    admission = Admission(refusals, max_bytes=100)
+    one, two = Lane("one", 1), Lane("two", 5, "drop_oldest")
+    admission.put(request("1", size=40), one)
+    admission.put(request("2", size=40), two)
+    admission.put(request("3", size=40), two)
+    assert refusals.list == [("2", "overloaded")]
+    admission.put(request("4", size=90), two)  # even without the other of its lane there is no room
+    assert refusals.list[1:] == [("3", "overloaded"), ("4", "overloaded")]
+    assert drain(admission) == ["1"]
+    admission.put(request("5", size=1000), one)  # alone, anything goes: the payload's own limit holds
+    assert drain(admission) == ["5"]
+    admission.close()
+
+
+def test_a_deadline_is_kept_by_a_timer_while_nobody_takes() -> None:
+    refusals = Refusals()
+    admission = Admission(refusals)
+    start = time.monotonic()
+    admission.put(request("late", deadline_ms=5000), Lane("l"))
+    admission.put(request("soon", deadline_ms=50), Lane("l"))
+    assert refusals.event.wait(2)
+    assert 0.04 < time.monotonic() - start < 1
+    assert refusals.list == [("soon", "expired")]
+    assert drain(admission) == ["late"]
+    admission.close()
+
+
+@pytest.mark.parametrize(
+    ("filter", "topic", "found"),
+    [
+        ("a/+/c", "a/b/c", ("b",)),
+        ("a/+/c", "a/b/d", None),
+        ("a/+", "a/b/c", None),
+        ("a/+", "a/", ("",)),
+        ("a/#", "a/b/c", ("b/c",)),
+        ("a/#", "a", ("",)),
+        ("+/+", "a/b", ("a", "b")),
+        ("#", "a/b", ("a/b",)),
+        ("#", "$SYS/x", None),
+        ("+/x", "$SYS/x", None),
+        ("a/b", "a/b", ()),
+    ],
+)
+def test_filters_match_as_the_standard_says(filter: str, topic: str, found: tuple[str, ...] | None) -> None:
+    assert Filter(filter).match(topic) == found
+
+
+@pytest.mark.parametrize("bad", ["", "a/b+", "a#", "#/a", "a/#/b", "a\x00"])
+def test_bad_filters_are_refused(bad: str) -> None:
+    with pytest.raises(ConfigError):
+        Filter(bad)
+
+
+def test_templates() -> None:
+    assert fill("p/{2}/{1}/{2}", ("x", "y")) == "p/y/x/y"
+    for bad in ("p/{3}", "p/{0}", "p/{x}", "p/+", "", "p/#"):
+        with pytest.raises(ConfigError):
+            check_template(bad, 2, "route")
+    assert can_publish("a/b")
+    assert not any(can_publish(t) for t in ("", "a/+", "#", "$SYS/a", "a\x00"))
+
+
+def test_percentiles_are_within_a_sixteenth_and_merge() -> None:
+    random.seed(1)
+    values = [int(random.lognormvariate(6, 2)) for _ in range(20_000)]
+    parts = [Histogram(), Histogram()]
+    for i, value in enumerate(values):
+        parts[i % 2].add(value)
+    parts[0].merge(parts[1])
+    values.sort()
+    for p in (50, 90, 99, 99.9, 100):
+        exact = values[max(0, -(-len(values) * p // 100).__int__() - 1)]
+        assert exact <= parts[0].percentile(p) <= exact * 17 / 16 + 1
+    assert parts[0].total == len(values)
+    assert Histogram().percentile(99) == 0
