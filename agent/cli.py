@@ -1,4 +1,4 @@
-"""``int8d``: the device's command. Each subcommand lives in a module of ``agent.commands`` and is imported when it is used."""
+"""``int8d``: the device's command. Each subcommand is a module of ``agent.commands``, imported when it is used."""
 
 from __future__ import annotations
 

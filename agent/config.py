@@ -1,7 +1,7 @@
 """int8d.toml: every setting, its type, its default, and what is checked.
 
-The structs below are the reference: a table of the file each, with the defaults. Unknown keys are errors. Paths are relative
-to the folder that int8d is started in.
+The structs below are the reference: a table of the file each, with the defaults. Unknown keys are errors. Paths are
+relative to the folder that int8d is started in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pass
 
 
-class Tls(_Table):
+class Tls(_Table, frozen=True):
     """``[broker.tls]``. ca: PEM file of the authority (default: the system's); cert, key: this device's own, PEM."""
 
     ca: str | None = None
@@ -31,7 +31,7 @@ class Tls(_Table):
     key: str | None = None
 
 
-class Broker(_Table):
+class Broker(_Table, frozen=True):
     """``[broker]``. Where the broker is, and how to talk to it.
 
     protocol: ``auto`` is MQTT 5, and 3.1.1 where the broker refuses it. client_id: default ``int8d-<device>``; it names
@@ -55,7 +55,7 @@ class Broker(_Table):
     reconnect_max_s: float = 30.0
 
 
-class ModelConfig(_Table):
+class ModelConfig(_Table, frozen=True):
     """``[[model]]``. A model file under a name; version: default, the file's own."""
 
     name: str
@@ -65,12 +65,12 @@ class ModelConfig(_Table):
     backend: Literal["auto", "native", "torch"] = "auto"
 
 
-class RouteConfig(_Table):
+class RouteConfig(_Table, frozen=True):
     """``[[route]]``. Messages on a topic filter go to a model, replies to a topic.
 
     publish: ``{1}``, ``{2}`` … stand for what the filter's wildcards matched; used where a message brings no Response
-    Topic of its own. overload: what happens past max_queue waiting messages; ``latest_per_source`` keeps only the newest
-    message of each topic. share: the group of a shared subscription. content_type: for messages that name none.
+    Topic of its own. overload: what happens past max_queue waiting messages; ``latest_per_source`` keeps only the
+    newest message of each topic. share: the group of a shared subscription. content_type: for messages that name none.
     """
 
     subscribe: str
@@ -84,7 +84,7 @@ class RouteConfig(_Table):
     content_type: str | None = None
 
 
-class Config(_Table):
+class Config(_Table, frozen=True):
     """The whole file. ``device`` names this box in its topics, below ``prefix``."""
 
     device: str
@@ -137,13 +137,18 @@ def _check(config: Config) -> None:
     broker = config.broker
     require(0 < broker.port < 65536, f"broker.port {broker.port} must lie in 1..65535")
     require(1 <= broker.receive_maximum <= 65535, "broker.receive_maximum must lie in 1..65535")
-    require(0 < broker.reconnect_min_s <= broker.reconnect_max_s, "broker.reconnect_min_s must be in 0..reconnect_max_s")
+    require(
+        0 < broker.reconnect_min_s <= broker.reconnect_max_s, "broker.reconnect_min_s must be in 0..reconnect_max_s"
+    )
     require(1 <= broker.keepalive_s <= 65535, "broker.keepalive_s must lie in 1..65535")
     require(0 <= broker.session_expiry_s < 2**32, "broker.session_expiry_s must lie in 0..4294967295")
     require(not (broker.password and broker.password_file), "give broker.password or broker.password_file, not both")
     require(config.stats_interval_s > 0 and config.drain_timeout_s > 0, "intervals and time-outs must be above zero")
     require(config.reply_cache >= 0 and config.spin_us >= 0, "reply_cache and spin_us must be 0 or more")
-    require(min(config.limits.max_payload_bytes, config.limits.max_pixels, config.limits.max_queued_bytes) > 0, "limits must be above zero")
+    require(
+        min(config.limits.max_payload_bytes, config.limits.max_pixels, config.limits.max_queued_bytes) > 0,
+        "limits must be above zero",
+    )
     require(len(config.model) > 0, "no [[model]] is given; name at least one")
     names = [m.name for m in config.model]
     require(len(set(names)) == len(names), "two models have the same name")

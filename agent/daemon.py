@@ -1,7 +1,7 @@
 """The daemon: the only place where the parts are wired. Start, ready, watchdog, drain, stop.
 
-Threads: paho's network thread receives and confirms; one worker computes; a timer watches deadlines; a supervisor keeps the
-connection; the main thread publishes statistics, feeds the watchdog and waits for the signal to stop.
+Threads: paho's network thread receives and confirms; one worker computes; a timer watches deadlines; a supervisor
+keeps the connection; the main thread publishes statistics, feeds the watchdog and waits for the signal to stop.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ The arithmetic of every operator is fixed in docs/numerics.md; all backends give
 
 from __future__ import annotations
 
-from typing import Literal, Union
+from typing import Literal
 
 import msgspec
 
@@ -158,8 +158,8 @@ class Aten(_Node, tag="aten", frozen=True):
     """A torch operator in float, for what has no int8 form; its inputs and outputs are f32.
 
     ``target`` is ``aten::name.overload``. ``args`` and ``kwargs`` are JSON; a string ``"$0"`` in them stands for
-    ``inputs[0]``, ``"#name"`` for the constant ``name`` (f32 or s64). 4-D activations are handed over as NCHW and taken back
-    as NHWC. Runs only where torch is installed.
+    ``inputs[0]``, ``"#name"`` for the constant ``name`` (f32 or s64). 4-D activations are handed over as NCHW and
+    taken back as NHWC. Runs only where torch is installed.
     """
 
     target: str
@@ -169,7 +169,7 @@ class Aten(_Node, tag="aten", frozen=True):
     kwargs: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-Node = Union[Conv2d, Linear, MaxPool2d, AvgPool2d, Add, Lut, Concat, Reshape, Quantize, Dequantize, Softmax, Aten]
+Node = Conv2d | Linear | MaxPool2d | AvgPool2d | Add | Lut | Concat | Reshape | Quantize | Dequantize | Softmax | Aten
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -25,7 +25,9 @@ from agent.graph import Graph
 from agent.validate import Limits, validate
 
 FORMAT = 1
-_DTYPES = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "F32": np.float32, "I64": np.int64}
+_DTYPES: dict[str, type[np.generic]] = {
+    "U8": np.uint8, "I8": np.int8, "I32": np.int32, "F32": np.float32, "I64": np.int64
+}  # fmt: skip
 _ACTIVATION = {"u8": np.uint8, "s8": np.int8, "f32": np.float32}
 Array = NDArray[np.generic]
 
@@ -33,8 +35,8 @@ Array = NDArray[np.generic]
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a picture becomes the graph's input.
 
-    resize: the shorter side, or (height, width); crop: (height, width) from the centre. A picture that does not have the
-    input's size after that is resized to it. mean, std: per channel, of pixels scaled to 0..1.
+    resize: the shorter side, or (height, width); crop: (height, width) from the centre. A picture that does not have
+    the input's size after that is resized to it. mean, std: per channel, of pixels scaled to 0..1.
     """
 
     input: str
@@ -169,14 +171,14 @@ def _golden(graph: Graph, arrays: dict[str, Array]) -> tuple[Golden, ...]:
     tensors = {t.name: t for t in graph.tensors}
     pairs: dict[int, Golden] = {}
     for key, array in arrays.items():
-        _, index, side, name = (key.split("/", 3) + ["", "", ""])[:4]
+        _, number, side, name = [*key.split("/", 3), "", "", ""][:4]
         names = graph.inputs if side == "in" else graph.outputs if side == "out" else ()
-        if not index.isdecimal() or len(index) > 4 or name not in names:
+        if not number.isdecimal() or len(number) > 4 or name not in names:
             raise ModelError(f"'{key}' is not golden/<number>/in|out/<input or output>")
         tensor = tensors[name]
         if array.dtype != _ACTIVATION[tensor.dtype] or array.shape != tensor.shape:
             raise ModelError(f"'{key}' does not have the tensor's shape and dtype")
-        golden = pairs.setdefault(int(index), Golden({}, {}))
+        golden = pairs.setdefault(int(number), Golden({}, {}))
         (golden.inputs if side == "in" else golden.outputs)[name] = array
     for index, golden in pairs.items():
         if set(golden.inputs) != set(graph.inputs) or set(golden.outputs) != set(graph.outputs):

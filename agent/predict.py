@@ -33,7 +33,11 @@ class Predictor:
         self._image_input = header.preprocess.input if header.preprocess else ""
 
     def predict(
-        self, payload: bytes, content_type: str | None = None, ledger: Ledger | None = None, request_id: str | None = None
+        self,
+        payload: bytes,
+        content_type: str | None = None,
+        ledger: Ledger | None = None,
+        request_id: str | None = None,
     ) -> bytes:
         """The reply as JSON. Raises ``InputError`` for what can't be understood. Stamps the three compute stages."""
         ledger = ledger or Ledger()

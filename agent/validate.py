@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +115,7 @@ class _Validator:
         self.require(t.dtype in kinds, f"'{name}' is {t.dtype}, where {' or '.join(kinds)} is needed")
         return t
 
-    def constant(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
+    def constant(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
         self.require(name in self.constants, f"there is no constant '{name}'")
         array = self.constants[name]
         self.require(array.dtype == dtype, f"constant '{name}' is {array.dtype}, where {np.dtype(dtype)} is needed")

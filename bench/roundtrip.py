@@ -2,7 +2,8 @@
 
     python -m bench.roundtrip [--messages 500] [--json]
 
-In turn, one message each: to the agent with the digits model (a picture in, a prediction out), and to a process of a few
+In turn, one message each: to the agent with the digits model (a picture in, a prediction out), and to a process of a
+few
 lines of paho that sends back what it gets. Same client, same payload, QoS 1, one at a time, warm. Also: how soon after
 its start the agent is ready, and its memory.
 """

@@ -1,4 +1,5 @@
-// The border to Python: the only file that knows it. Arrays are checked here, the interpreter lock is released in run().
+// The border to Python: the only file that knows it. Arrays are checked here, the interpreter lock is released in
+// run().
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -69,8 +70,9 @@ PYBIND11_MODULE(_kernels, m) {
     for (int8d::Isa isa : int8d::supported_isas()) names.emplace_back(int8d::isa_name(isa));
     return names;
   });
-  m.def("resolve_isa", [](const std::string& name) { return int8d::isa_name(int8d::resolve_isa(name)); },
-        py::arg("isa") = "auto");
+  m.def(
+      "resolve_isa", [](const std::string& name) { return int8d::isa_name(int8d::resolve_isa(name)); },
+      py::arg("isa") = "auto");
 
   py::class_<Program>(m, "Program")
       .def("run", &run, py::arg("inputs"), py::arg("outputs"))
@@ -96,29 +98,27 @@ PYBIND11_MODULE(_kernels, m) {
            [](Builder& b, const std::string& name, int in, int out, const Array<int8_t>& weight,
               const Array<int32_t>& bias, const Array<float>& multiplier, std::array<int, 2> stride,
               std::array<int, 4> padding, std::array<int, 2> dilation, int groups, int lo, int hi) {
-             if (weight.ndim() != 4) throw std::invalid_argument(name + ": the weight must be [oc, kh, kw, ic / groups]");
+             if (weight.ndim() != 4)
+               throw std::invalid_argument(name + ": the weight must be [oc, kh, kw, ic / groups]");
              b.conv2d(name, in, out, weights(weight, bias, multiplier, lo, hi),
                       window({static_cast<int>(weight.shape(1)), static_cast<int>(weight.shape(2))}, stride, padding,
                              dilation),
                       groups);
            })
-      .def("linear",
-           [](Builder& b, const std::string& name, int in, int out, const Array<int8_t>& weight,
-              const Array<int32_t>& bias, const Array<float>& multiplier, int lo, int hi) {
-             b.linear(name, in, out, weights(weight, bias, multiplier, lo, hi));
-           })
+      .def("linear", [](Builder& b, const std::string& name, int in, int out, const Array<int8_t>& weight,
+                        const Array<int32_t>& bias, const Array<float>& multiplier, int lo,
+                        int hi) { b.linear(name, in, out, weights(weight, bias, multiplier, lo, hi)); })
       .def("max_pool2d",
            [](Builder& b, const std::string& name, int in, int out, std::array<int, 2> kernel,
-              std::array<int, 2> stride, std::array<int, 4> padding, std::array<int, 2> dilation) {
-             b.max_pool2d(name, in, out, window(kernel, stride, padding, dilation));
-           })
-      .def("avg_pool2d",
-           [](Builder& b, const std::string& name, int in, int out, std::array<int, 2> kernel,
-              std::array<int, 2> stride, std::array<int, 4> padding, bool count_include_pad,
-              const Array<float>& multipliers, int lo, int hi) {
-             b.avg_pool2d(name, in, out, window(kernel, stride, padding, {1, 1}), count_include_pad,
-                          span(multipliers), lo, hi);
-           })
+              std::array<int, 2> stride, std::array<int, 4> padding,
+              std::array<int, 2> dilation) { b.max_pool2d(name, in, out, window(kernel, stride, padding, dilation)); })
+      .def(
+          "avg_pool2d",
+          [](Builder& b, const std::string& name, int in, int out, std::array<int, 2> kernel, std::array<int, 2> stride,
+             std::array<int, 4> padding, bool count_include_pad, const Array<float>& multipliers, int lo, int hi) {
+            b.avg_pool2d(name, in, out, window(kernel, stride, padding, {1, 1}), count_include_pad, span(multipliers),
+                         lo, hi);
+          })
       .def("add", &Builder::add)
       .def("lut", [](Builder& b, const std::string& name, int in, int out,
                      const Array<uint8_t>& table) { b.lut(name, in, out, span(table)); })
@@ -126,8 +126,7 @@ PYBIND11_MODULE(_kernels, m) {
            [](Builder& b, const std::string& name, const std::vector<int>& in, int out, int axis,
               const std::vector<std::optional<Array<uint8_t>>>& tables) {
              std::vector<std::span<const uint8_t>> spans;
-             for (const auto& table : tables)
-               spans.push_back(table ? span(*table) : std::span<const uint8_t>());
+             for (const auto& table : tables) spans.push_back(table ? span(*table) : std::span<const uint8_t>());
              b.concat(name, in, out, axis, spans);
            })
       .def("reshape", &Builder::reshape)

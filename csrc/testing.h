@@ -22,19 +22,19 @@ struct Register {
   Register(const char* name, void (*run)()) { tests().push_back({name, run}); }
 };
 
-#define TEST(name)                                                          \
-  static void test_##name();                                                \
+#define TEST(name)                                                           \
+  static void test_##name();                                                 \
   static const int8d::testing::Register register_##name{#name, test_##name}; \
   static void test_##name()
 
-#define CHECK(condition, ...)                                                \
-  do {                                                                       \
-    if (!(condition)) {                                                      \
-      ++int8d::testing::failures;                                            \
-      std::printf("%s:%d: %s ", __FILE__, __LINE__, #condition);             \
-      __VA_OPT__(std::printf(__VA_ARGS__);)                                  \
-      std::printf("\n");                                                     \
-    }                                                                        \
+#define CHECK(condition, ...)                                    \
+  do {                                                           \
+    if (!(condition)) {                                          \
+      ++int8d::testing::failures;                                \
+      std::printf("%s:%d: %s ", __FILE__, __LINE__, #condition); \
+      __VA_OPT__(std::printf(__VA_ARGS__);)                      \
+      std::printf("\n");                                         \
+    }                                                            \
   } while (false)
 
 struct Random {

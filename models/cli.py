@@ -54,8 +54,10 @@ def _resnet18(args: argparse.Namespace) -> int:
 
 
 def _report(path: Path, parity) -> None:
-    print(f"parity with PT2E over {parity.inputs} inputs: top-1 {100 * parity.top1_agreement:.1f} %, "
-          f"{100 * parity.within_a_step:.2f} % of outputs within 1 step, at most {parity.largest_steps:.0f}")  # fmt: skip
+    print(
+        f"parity with PT2E over {parity.inputs} inputs: top-1 {100 * parity.top1_agreement:.1f} %, "
+        f"{100 * parity.within_a_step:.2f} % of outputs within 1 step, at most {parity.largest_steps:.0f}"
+    )
     print(f"wrote {path} ({path.stat().st_size:,} bytes)")
 
 

@@ -1,7 +1,9 @@
 """Imports torchvision where its compiled operators are missing.
 
-The wheel of torchvision is built for CUDA; beside a CPU build of torch its library does not load, and the import then fails
-because two operators are unknown. Classification needs neither, so their schemas alone are declared, and only where they lack.
+The wheel of torchvision is built for CUDA; beside a CPU build of torch its library does not load, and the import
+then fails
+because two operators are unknown. Classification needs neither, so their schemas alone are declared, and only where
+they lack.
 """
 
 from __future__ import annotations

@@ -41,7 +41,10 @@ class Agent:
         with open(self._log, "ab") as log:
             self._size = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agent.cli", "run", "--config", str(self.config)], stdout=log, stderr=log, cwd=ROOT
+                [sys.executable, "-m", "agent.cli", "run", "--config", str(self.config)],
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
             )
         if wait:
             self.wait_log("connected over MQTT")
@@ -79,7 +82,9 @@ class Peer:
     def __init__(self, port: int, topics: list[str], v5: bool = True, client_id: str = "", **tls: str) -> None:
         self.v5 = v5
         self.client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
         )
         self.messages: queue.Queue[paho.MQTTMessage] = queue.Queue()
         subscribed: queue.Queue[int] = queue.Queue()

@@ -15,7 +15,7 @@ MOSQUITTO = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 
 
 class Mosquitto:
-    """``extra``: lines of mosquitto.conf. State lies in ``folder``, and outlives a kill as far as mosquitto keeps it."""
+    """``extra``: lines of mosquitto.conf. State lies in ``folder``, and outlives a kill as far as it is kept."""
 
     def __init__(self, folder: Path, extra: str = "", anonymous: bool = True) -> None:
         self.port = free_port()

@@ -128,15 +128,18 @@ def _window(s: Sketch, size: tuple[int, int], dilated: bool):
     padding = tuple(s.int(0, kernel[i % 2] - 1) for i in range(4))
     kernel = tuple(
         max(1, min(k, (n + padding[i] + padding[i + 2] - 1) // d + 1))
-        for i, (k, n, d) in enumerate(zip(kernel, size, dilation))
+        for i, (k, n, d) in enumerate(zip(kernel, size, dilation, strict=True))
     )
     padding = tuple(min(p, kernel[i % 2] - 1) for i, p in enumerate(padding))
     kernel = tuple(
         max(1, min(k, (n + padding[i] + padding[i + 2] - 1) // d + 1))
-        for i, (k, n, d) in enumerate(zip(kernel, size, dilation))
+        for i, (k, n, d) in enumerate(zip(kernel, size, dilation, strict=True))
     )
     padding = tuple(min(p, kernel[i % 2] - 1) for i, p in enumerate(padding))
-    if any(n + padding[i] + padding[i + 2] < d * (k - 1) + 1 for i, (k, n, d) in enumerate(zip(kernel, size, dilation))):
+    if any(
+        n + padding[i] + padding[i + 2] < d * (k - 1) + 1
+        for i, (k, n, d) in enumerate(zip(kernel, size, dilation, strict=True))
+    ):
         kernel, padding, dilation = (1, 1), (0, 0, 0, 0), (1, 1)
     return kernel, (s.int(1, 3), s.int(1, 3)), padding, dilation
 
@@ -178,7 +181,7 @@ def max_pool2d(s: Sketch) -> Model:
     kernel, stride, padding, dilation = _window(s, size, True)
     if dilation != (1, 1):
         padding = (0, 0, 0, 0)
-        if any(n < d * (k - 1) + 1 for n, k, d in zip(size, kernel, dilation)):
+        if any(n < d * (k - 1) + 1 for n, k, d in zip(size, kernel, dilation, strict=True)):
             dilation = kernel = (1, 1)
     out = [(n + padding[i] + padding[i + 2] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
            for i, n in enumerate(size)]  # fmt: skip
@@ -217,10 +220,7 @@ def lut(s: Sketch) -> Model:
 def concat(s: Sketch) -> Model:
     rank = s.int(1, 4)
     shape, axis = [s.int(1, 9) for _ in range(rank)], s.int(0, rank - 1)
-    if s.chance(0.2):
-        dtype = "f32"
-    else:
-        dtype = None
+    dtype = "f32" if s.chance(0.2) else None
     out_shape, parts = list(shape), []
     out_shape[axis] = 0
     for _ in range(s.int(1, 4)):

@@ -1,4 +1,4 @@
-"""docs/numerics.md in plain numpy and int64: what every backend is compared with. Written from the page, not from the code."""
+"""docs/numerics.md in plain numpy and int64: what every backend is compared with. Written from the page alone."""
 
 from __future__ import annotations
 

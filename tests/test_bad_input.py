@@ -54,8 +54,7 @@ BAD = {
     "no data": (_request(data=None), None, "shape"),
     "damaged .npy": (b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'}", None, ".npy"),
     ".npy that asks for 80 GB": (
-        b"\x93NUMPY\x01\x00\x50\x00"
-        + b"{'descr': '<f4', 'fortran_order': False, 'shape': (20000000000,)}".ljust(80),
+        b"\x93NUMPY\x01\x00\x50\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (20000000000,)}".ljust(80),
         None,
         ".npy",
     ),

@@ -83,14 +83,11 @@ def test_without_the_extension_torch_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize(
-    ("target", "why"),
-    [("aten::no_such_thing", "no operator"), ("aten::add_.Tensor", "changes its arguments")],
+    ("target", "why"), [("aten::no_such_thing", "no operator"), ("aten::add_.Tensor", "changes its arguments")]
 )
 def test_an_aten_node_that_may_not_run_is_refused_at_load(target: str, why: str) -> None:
     model = mixed_model()
-    nodes = tuple(
-        msgspec.structs.replace(n, target=target) if n.name == "s" else n for n in model.header.graph.nodes
-    )
+    nodes = tuple(msgspec.structs.replace(n, target=target) if n.name == "s" else n for n in model.header.graph.nodes)
     header = msgspec.structs.replace(model.header, graph=msgspec.structs.replace(model.header.graph, nodes=nodes))
     with pytest.raises(BackendError, match=why):
         load(assemble(header, model.constants))

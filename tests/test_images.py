@@ -12,7 +12,7 @@ from PIL import Image
 from agent.engine import TensorInfo
 from agent.errors import InputError
 from agent.modelfile import Preprocess
-from agent.wire.images import ImageDecoder, pixel_tables
+from agent.wire.images import ImageDecoder
 from agent.wire.limits import Limits
 from tests.test_bad_input import huge_png
 

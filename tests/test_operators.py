@@ -26,7 +26,9 @@ def test_every_backend_gives_the_reference_bytes(operator: str) -> None:
         for which, engine in engines.items():
             for name, array in engine.run(inputs).items():
                 same = array.shape == expected[name].shape and array.tobytes() == expected[name].tobytes()
-                assert same, f"{operator} case {case}: '{name}' differs on {which}: {_difference(array, expected[name])}"
+                assert same, (
+                    f"{operator} case {case}: '{name}' differs on {which}: {_difference(array, expected[name])}"
+                )
 
 
 def _difference(got: np.ndarray, expected: np.ndarray) -> str:

@@ -49,7 +49,7 @@ def conv(*rest: nn.Module, **kwargs: object) -> nn.Module:
 
 
 NATIVE = {
-    "conv": (lambda: conv(), {"conv2d"}),
+    "conv": (conv, {"conv2d"}),
     "conv, batch-norm, relu": (lambda: conv(nn.BatchNorm2d(8), nn.ReLU(), bias=False), {"conv2d"}),
     "relu6": (lambda: conv(nn.ReLU6(), padding=1, stride=2), {"conv2d"}),
     "dilated": (lambda: conv(nn.ReLU(), dilation=2, padding=2), {"conv2d"}),
@@ -73,10 +73,14 @@ NATIVE = {
         {"conv2d", "avg_pool2d", "reshape", "linear"},
     ),
     "flatten of a map, linear, relu": (
-        lambda: conv(nn.Flatten(), nn.Linear(8 * 8 * 10, 5), nn.ReLU(), nn.Linear(5, 4)), {"conv2d", "reshape", "linear"},
+        lambda: conv(nn.Flatten(), nn.Linear(8 * 8 * 10, 5), nn.ReLU(), nn.Linear(5, 4)),
+        {"conv2d", "reshape", "linear"},
     ),
     "mean, linear": (MeanHead, {"conv2d", "avg_pool2d", "reshape", "linear"}),
-    "softmax": (lambda: nn.Sequential(MeanHead(), nn.Softmax(-1)), {"conv2d", "avg_pool2d", "reshape", "linear", "softmax"}),
+    "softmax": (
+        lambda: nn.Sequential(MeanHead(), nn.Softmax(-1)),
+        {"conv2d", "avg_pool2d", "reshape", "linear", "softmax"},
+    ),
 }  # fmt: skip
 
 
@@ -171,7 +175,8 @@ def test_the_same_seed_builds_the_committed_file(tmp_path) -> None:
     again = digits.save(digits.make(), tmp_path / ".." / tmp_path.name)
     assert path.read_bytes() == again.read_bytes()
     built, committed = read(path), read(DIGITS)
-    # Another CPU's float sums may differ in their last bits, and so may weights after training; shape and skill may not.
+    # Another CPU's float sums may differ in their last bits, and so may weights after training; shape and skill may
+    # not.
     assert [n.name for n in built.header.graph.nodes] == [n.name for n in committed.header.graph.nodes]
     assert sorted(p.name for p in (tmp_path / "digits").iterdir()) == sorted(
         p.name for p in (digits.FOLDER / "digits").iterdir()

@@ -45,7 +45,7 @@ def measure(path: str, threads: int, backend: Any, seconds: float) -> dict[str, 
     warm = time.perf_counter() + min(0.5, seconds / 4)
     while time.perf_counter() < warm:
         engine.run(inputs)
-    times = []
+    times: list[float] = []
     until = time.perf_counter() + seconds
     while not times or time.perf_counter() < until:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""``int8d demo``: the whole product on one box: an embedded broker, the agent as a process, 40 pictures, 40 predictions."""
+"""``int8d demo``: the whole product on one box: an embedded broker, the agent as a process, 40 pictures."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def describe(path: str, threads: int, backend: Any = "auto") -> dict[str, Any]:
     graph = model.header.graph
     tensors = {t.name: t for t in graph.tensors}
     nodes = {n.name: n for n in graph.nodes}
-    steps = [
+    steps: list[dict[str, Any]] = [
         {
             "node": step.name,
             "operator": operator_name(nodes[step.name]),

@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from agent.modelfile import Header, Model, read
 from agent.validate import node_inputs, node_outputs, operator_name
 
 Backend = Literal["auto", "native", "torch"]
-_NUMPY = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "f32": np.dtype(np.float32)}
+_NUMPY: dict[str, np.dtype[Any]] = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "f32": np.dtype(np.float32)}
 log = logging.getLogger(__name__)
 
 
@@ -61,8 +61,8 @@ class Engine:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays by input name to arrays by output name.
 
-        An input has the shape and dtype that ``inputs`` states; float32 is taken for u8 and s8 too, and quantized by the rule
-        of ``agent.graph.Quantize``. Raises ``InputError`` for anything else. Outputs are new arrays.
+        An input has the shape and dtype that ``inputs`` states; float32 is taken for u8 and s8 too, and quantized by
+        the rule of ``agent.graph.Quantize``. Raises ``InputError`` for anything else. Outputs are new arrays.
         """
         unknown = inputs.keys() - self.inputs.keys()
         if unknown:
@@ -96,7 +96,8 @@ def quantize(array: Array, tensor: g.Tensor) -> Array:
     scaled = np.rint(array.astype(np.float32, copy=False) / np.float32(tensor.scale))
     scaled = np.where(np.isnan(scaled), np.float32(0), scaled)
     q = np.clip(scaled, low - tensor.zero_point, high - tensor.zero_point).astype(np.int32) + tensor.zero_point
-    return q.astype(_NUMPY[tensor.dtype])
+    container: Array = q.astype(_NUMPY[tensor.dtype])
+    return container
 
 
 def load(
@@ -127,7 +128,9 @@ def load(
         if backend == "native":
             raise BackendError(f"no native kernel for: {names}")
         if importlib.util.find_spec("torch") is None:
-            raise BackendError(f"torch is not installed, and these operators need it: {names}; pip install 'int8d[torch]'")
+            raise BackendError(
+                f"torch is not installed, and these operators need it: {names}; pip install 'int8d[torch]'"
+            )
         why = "" if native.available() else f" (the native kernels can't be loaded: {native.IMPORT_ERROR})"
         log.warning("model %s: %d of %d operators run in torch%s: %s", model.header.name, len(in_torch),
                     len(graph.nodes), why, names)  # fmt: skip

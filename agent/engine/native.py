@@ -145,8 +145,8 @@ class _Lowering:
                 )  # fmt: skip
             case g.Add():
                 factors = arithmetic.add_factors(t[node.inputs[0]], t[node.inputs[1]], t[node.output])
-                ids = (self.id(name) for name in (*node.inputs, node.output))
-                b.add(node.name, *ids, *factors, *self.clamp(node))
+                a, c = (self.id(name) for name in node.inputs)
+                b.add(node.name, a, c, self.id(node.output), *factors, *self.clamp(node))
             case g.Lut():
                 table = cast(NDArray[np.uint8], self.constants[node.table])
                 b.lut(node.name, self.id(node.input), self.id(node.output), table)

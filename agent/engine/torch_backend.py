@@ -179,10 +179,10 @@ class TorchSegment:
         result = self._resolved[node.name](*args, **kwargs)
         results = list(result) if isinstance(result, (tuple, list)) else [result]
         for name, y in zip(node_outputs(node), results, strict=True):
-            y = y.permute(0, 2, 3, 1) if y.ndim == 4 else y
-            if tuple(y.shape) != self._tensors[name].shape:
-                raise BackendError(f"node '{node.name}': {node.target} gave shape {list(y.shape)} for '{name}'")
-            values[name] = y.float().contiguous()
+            value = y.permute(0, 2, 3, 1) if y.ndim == 4 else y
+            if tuple(value.shape) != self._tensors[name].shape:
+                raise BackendError(f"node '{node.name}': {node.target} gave shape {list(value.shape)} for '{name}'")
+            values[name] = value.float().contiguous()
 
 
 def _resolve(node: g.Aten) -> Callable[..., Any]:

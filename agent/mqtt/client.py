@@ -84,7 +84,9 @@ class Client:
                 if call.event.wait(max(0.0, min(retry, until - time.monotonic()))):
                     return call.reply, call.round_trip_ns
                 if time.monotonic() >= until:
-                    raise NoAnswer(f"no reply from {self._base} within {timeout:g} s; does it run, and serve '{model}'?")
+                    raise NoAnswer(
+                        f"no reply from {self._base} within {timeout:g} s; does it run, and serve '{model}'?"
+                    )
         finally:
             del self._calls[name]
 

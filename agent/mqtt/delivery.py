@@ -1,6 +1,7 @@
 """From a message to a request, and from its reply to the acknowledgement, such that nothing is lost.
 
-The order: receive (unacknowledged) -> serve -> publish the reply at QoS 1 -> the broker confirms it -> acknowledge the input.
+The order: receive (unacknowledged) -> serve -> publish the reply at QoS 1 -> the broker confirms it -> acknowledge
+the input.
 If the process or a connection dies anywhere before the end, the broker delivers the input again. A message that comes
 again is recognized, and answered from a small cache or together with the copy that is still under way.
 """
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Route:
-    """Messages that match ``filter`` go to ``model``; ``{1}`` … in ``model`` and ``publish`` are the wildcards' levels."""
+    """Messages that match ``filter`` go to ``model``. ``{1}`` … in ``model`` and ``publish`` are its wildcards."""
 
     filter: Filter
     model: str

@@ -1,7 +1,7 @@
 """Topic filters and the templates of reply topics.
 
-    Filter("cameras/+/frame").match("cameras/7/frame")   # ("7",)
-    fill("predictions/{1}", ("7",))                      # "predictions/7"
+Filter("cameras/+/frame").match("cameras/7/frame")   # ("7",)
+fill("predictions/{1}", ("7",))                      # "predictions/7"
 """
 
 from __future__ import annotations

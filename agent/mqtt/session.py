@@ -1,9 +1,10 @@
 """The connection to the broker: the only file of the agent that imports paho.
 
-What paho does not do by itself, and is done here: TCP_NODELAY on every socket; a session that outlives the process; manual
+What paho does not do by itself, and is done here: TCP_NODELAY on every socket; a session that outlives the process;
+manual
 acknowledgement, in order of arrival, and only on the connection that delivered; confirmation of a publication by its
-reason code; back-off with jitter; MQTT 3.1.1 where the broker refuses 5. Callbacks of paho only append and never raise: an
-exception there would end the network thread.
+reason code; back-off with jitter; MQTT 3.1.1 where the broker refuses 5. Callbacks of paho only append and never
+raise: an exception there would end the network thread.
 """
 
 from __future__ import annotations
@@ -229,9 +230,7 @@ class Session:
         if settings.tls is not None:
             import ssl
 
-            client.tls_set(
-                settings.tls.ca, settings.tls.cert, settings.tls.key, tls_version=ssl.PROTOCOL_TLS_CLIENT
-            )
+            client.tls_set(settings.tls.ca, settings.tls.cert, settings.tls.key, tls_version=ssl.PROTOCOL_TLS_CLIENT)
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
         client.on_socket_open = self._on_socket_open
@@ -349,9 +348,7 @@ class Session:
         self._lost.set()
 
     def _on_paho_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        incoming = Incoming(
-            message.topic, bytes(message.payload), message.qos, message.mid, message.dup, self.epoch
-        )
+        incoming = Incoming(message.topic, bytes(message.payload), message.qos, message.mid, message.dup, self.epoch)
         properties = message.properties
         if properties is not None:
             incoming.response_topic = getattr(properties, "ResponseTopic", None)

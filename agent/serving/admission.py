@@ -26,7 +26,7 @@ class Lane:
 
 
 class Admission:
-    """Requests in order of arrival. ``refuse(request, code, message)`` is called, outside the lock, for each refused one.
+    """Requests in order of arrival. ``refuse(request, code, message)`` is called, without the lock, for each refused.
 
     Codes: ``overloaded`` (rejected, or dropped as the oldest), ``superseded`` (a newer one of the same source came),
     ``expired``. A timer watches deadlines, so that a request behind a long job is refused on time.

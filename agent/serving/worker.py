@@ -30,10 +30,7 @@ class Worker:
     """
 
     def __init__(
-        self,
-        models: Mapping[str, Predicts],
-        admission: Admission,
-        refuse: Callable[[Request, str, str], None],
+        self, models: Mapping[str, Predicts], admission: Admission, refuse: Callable[[Request, str, str], None]
     ) -> None:
         self._models, self._admission, self._refuse = models, admission, refuse
         self._stop = threading.Event()

@@ -36,7 +36,7 @@ class Histogram:
         self.max = max(self.max, other.max)
 
     def percentile(self, p: float) -> int:
-        """The upper end of the bucket that holds the p-th percentile (0..100), at most the greatest value; 0 if empty."""
+        """The upper end of the bucket of the p-th percentile (0..100), at most the greatest value; 0 if empty."""
         rank, seen = max(1, -(-self.total * p // 100)), 0
         for bucket in sorted(self.counts):
             seen += self.counts[bucket]

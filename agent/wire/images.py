@@ -1,7 +1,7 @@
 """Pictures to input tensors.
 
-Only JPEG, PNG and BMP are opened, and the header's size is checked before a pixel is decoded. Then: turn by EXIF, convert to
-the model's mode, resize, crop, and one table a channel, which does all the arithmetic of a pixel at once:
+Only JPEG, PNG and BMP are opened, and the header's size is checked before a pixel is decoded. Then: turn by EXIF,
+convert to the model's mode, resize, crop, and one table a channel, which does all the arithmetic of a pixel at once:
 
     x = (p / 255 - mean) / std      in double, rounded to fp32
     q = clamp(rint(x / scale) + zp) as ``agent.graph.Quantize``, for a quantized input

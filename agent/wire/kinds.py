@@ -27,7 +27,7 @@ _BY_MAGIC: tuple[tuple[bytes, Kind], ...] = (
 
 
 def kind_of(payload: bytes, content_type: str | None) -> Kind:
-    """The payload's kind; ``raw`` where nothing else fits. Raises ``InputError`` for a content type that isn't taken."""
+    """The payload's kind; ``raw`` where nothing else fits. ``InputError`` for a content type that isn't taken."""
     if content_type:
         name = content_type.split(";")[0].strip().lower()
         if name not in _BY_TYPE:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from agent.errors import InputError
 
 Array = NDArray[np.generic]
-_DATATYPES = {"UINT8": np.dtype(np.uint8), "INT8": np.dtype(np.int8), "FP32": np.dtype("<f4")}
+_DATATYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "INT8": np.dtype(np.int8), "FP32": np.dtype("<f4")}
 _NAMES = {np.dtype(np.uint8): "UINT8", np.dtype(np.int8): "INT8", np.dtype(np.float32): "FP32"}
 
 
@@ -142,7 +142,7 @@ def _flatten(data: Any) -> list[Any]:
         data = [x for row in data for x in row]
     if not all(type(x) in (int, float) for x in data):
         raise ValueError("not all are numbers")
-    return data
+    return list(data)
 
 
 def tensor_out(name: str, array: Array) -> TensorOut:

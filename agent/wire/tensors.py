@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from agent.errors import InputError
 
 Array = NDArray[np.generic]
-DTYPES = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "f32": np.dtype("<f4")}
-_NPY_DTYPES = {"|u1": np.dtype(np.uint8), "|i1": np.dtype(np.int8), "<f4": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype[Any]] = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "f32": np.dtype("<f4")}
+_NPY_DTYPES: dict[str, np.dtype[Any]] = {"|u1": np.dtype(np.uint8), "|i1": np.dtype(np.int8), "<f4": np.dtype("<f4")}
 _MAX_NPY_HEADER = 4096
 
 
@@ -42,7 +42,7 @@ def from_raw(payload: bytes, info: Info) -> Array:
 
 
 def from_npy(payload: bytes) -> Array:
-    """An array of u8, s8 or f32 from a .npy file. Its header is read within bounds: numpy.load would allocate what it asks."""
+    """An array of u8, s8 or f32 from a .npy file; its header is read within bounds, unlike numpy.load's."""
     if len(payload) < 12 or payload[:6] != b"\x93NUMPY" or payload[6] not in (1, 2, 3):
         raise InputError("not a .npy file of version 1, 2 or 3")
     wide = payload[6] > 1

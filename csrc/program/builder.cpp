@@ -257,9 +257,9 @@ void Builder::dequantize(const std::string& name, int in, int out, float scale) 
 void Builder::softmax(const std::string& name, int in, int out, std::span<const int32_t> table) {
   const Tensor &x = impl_->source(in, Dtype::u8, name), &y = impl_->target(out, Dtype::f32, name);
   Impl::require(x.shape == y.shape, name, "input and output must have the same shape");
-  Impl::require(table.size() == 256 && table[0] > 0 &&
-                    std::all_of(table.begin(), table.end(), [](int32_t e) { return e >= 0; }),
-                name, "the table has 256 entries of 0 or more, the first above zero");
+  Impl::require(
+      table.size() == 256 && table[0] > 0 && std::all_of(table.begin(), table.end(), [](int32_t e) { return e >= 0; }),
+      name, "the table has 256 entries of 0 or more, the first above zero");
   SoftmaxOp op;
   std::copy(table.begin(), table.end(), op.table.begin());
   impl_->push(name, {in}, out, op);

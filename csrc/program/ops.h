@@ -59,7 +59,7 @@ struct LutOp {
   Table table;
 };
 struct ConcatOp {
-  int axis;  // 0..3 of NHWC
+  int axis;                   // 0..3 of NHWC
   std::vector<Table> tables;  // one an input
   std::vector<bool> plain;    // its table is the identity
 };

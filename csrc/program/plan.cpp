@@ -62,7 +62,8 @@ std::vector<Place> find_places(const Sketch& sketch) {
 }
 
 size_t slot_bytes(const Tensor& t, const Place& p) {
-  const size_t rows = static_cast<size_t>(t.h + p.top + p.bottom), columns = static_cast<size_t>(t.w + p.left + p.right);
+  const size_t rows = static_cast<size_t>(t.h + p.top + p.bottom),
+               columns = static_cast<size_t>(t.w + p.left + p.right);
   return static_cast<size_t>(t.n) * rows * columns * t.c * t.element() + kOverread;
 }
 

@@ -226,9 +226,7 @@ Work softmax_work(const Program::Impl& program, const Op& op, const SoftmaxOp& s
   });
 }
 
-int64_t macs(const ConvShape& s) {
-  return int64_t{1} * s.batch * s.oh * s.ow * s.oc * s.kh * s.kw * (s.ic / s.groups);
-}
+int64_t macs(const ConvShape& s) { return int64_t{1} * s.batch * s.oh * s.ow * s.oc * s.kh * s.kw * (s.ic / s.groups); }
 
 }  // namespace
 
@@ -258,8 +256,7 @@ Step bind(const Program::Impl& program, const Op& op, const Op* add) {
   if (const auto* o = std::get_if<AddOp>(&op.params)) return step(o->kernel->name, add_work(program, op, *o));
   if (const auto* o = std::get_if<LutOp>(&op.params)) {
     const uint8_t* table = o->table.data();
-    return step("lut_u8",
-                by_rows(out, [=](int row) { lut_u8(in.row(row), out.row(row), out.row_count(), table); }));
+    return step("lut_u8", by_rows(out, [=](int row) { lut_u8(in.row(row), out.row(row), out.row_count(), table); }));
   }
   if (const auto* o = std::get_if<ConcatOp>(&op.params)) return step("concat", concat_work(program, op, *o));
   if (std::holds_alternative<ReshapeOp>(op.params)) return step("reshape", reshape_work(program, op));

@@ -96,7 +96,8 @@ def _same_shape(a: object, b: Node) -> bool:
 def quantize(module: torch.nn.Module, calibration: Iterable[torch.Tensor]) -> GraphModule:
     """A float module, in eval mode, to PT2E's quantized form.
 
-    calibration: batches [n, c, h, w] (or whatever the module takes); the first one's shape, with a batch of 1, is exported.
+    calibration: batches [n, c, h, w] (or whatever the module takes); the first one's shape, with a batch of 1, is
+    exported.
     """
     batches = iter(calibration)
     first = next(batches)

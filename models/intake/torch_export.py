@@ -1,6 +1,7 @@
 """A PT2E-quantized module becomes a graph.
 
-The walk goes over quantize nodes: each one ends a pattern (convolution, bias, clamp …) that has an int8 form. What matches
+The walk goes over quantize nodes: each one ends a pattern (convolution, bias, clamp …) that has an int8 form. What
+matches
 no pattern stays float: an ``Aten`` node between ``Dequantize`` and ``Quantize``, so that any exported module runs.
 
 Layout: torch's NCHW becomes NHWC. Flattening a map of more than one pixel then changes the order of features; the
@@ -386,7 +387,9 @@ class _Intake:
         values = (torch.arange(256, dtype=torch.float64) - x.tensor.zero_point) * x.tensor.scale
         target = node.target
         if target._schema.is_mutable:
-            target = getattr(getattr(aten, target._schema.name.removeprefix("aten::").rstrip("_")), target._overloadname)
+            target = getattr(
+                getattr(aten, target._schema.name.removeprefix("aten::").rstrip("_")), target._overloadname
+            )
         result = target(values, *node.args[1:], **node.kwargs).numpy()
         q = np.clip(np.rint(result / np.float64(y.scale)) + y.zero_point, lo, hi).astype(np.uint8)
         self.nodes.append(g.Lut(y.name, x.tensor.name, y.name, self.constant(f"{y.name}.table", q)))
@@ -409,10 +412,13 @@ class _Intake:
                 if target_shape != (n, h * w * c):
                     return None  # only a whole flatten has a simple order
                 order = np.arange(c * h * w).reshape(c, h, w).transpose(1, 2, 0).ravel()
-        elif len(target_shape) == 4 and len(shape) != 4 and (order is not None or target_shape[2:] != (1, 1)):
-            return None
-        elif len(target_shape) == 4 and len(shape) == 4 and target_shape[1:] != (shape[3], *shape[1:3]):
-            return None
+        elif len(target_shape) == 4:
+            # Features become a map of one pixel; a map stays the map that it is.
+            features = len(shape) != 4
+            if features and (order is not None or target_shape[2:] != (1, 1)):
+                return None
+            if not features and target_shape[1:] != (shape[3], *shape[1:3]):
+                return None
         y = self.output(node, quantize)
         self.nodes.append(g.Reshape(y.name, x.tensor.name, y.name))
         return Value(y, order)

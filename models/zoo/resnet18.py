@@ -41,7 +41,7 @@ def make(weights: str = "DEFAULT", calibrate: Path | None = None, seed: int = SE
     pictures = _read_pictures(calibrate) if calibrate else synthetic(16, seed)
     if net is None:
         print(
-            "WARNING: ResNet18 gets SEEDED RANDOM weights. Its predictions mean nothing: use it for timing and parity only.",
+            "WARNING: ResNet18 gets SEEDED RANDOM weights. Its predictions mean nothing: for timing and parity only.",
             file=sys.stderr,
         )
         net = seeded(models.resnet18, seed)
@@ -78,7 +78,7 @@ def seeded(architecture, seed: int) -> torch.nn.Module:
 
 
 def synthetic(count: int, seed: int, size: int = SIZE) -> torch.Tensor:
-    """[count, 3, size, size] f32, normalized: smooth random fields with noise, more like pictures than white noise is."""
+    """[count, 3, size, size] f32, normalized: smooth random fields with noise: more like pictures than noise alone."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 8, 8, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
@@ -93,7 +93,9 @@ def _read_pictures(folder: Path) -> torch.Tensor:
     for path in _pictures_in(folder):
         picture = Image.open(path).convert("RGB")
         scale = 256 / min(picture.size)
-        picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BILINEAR)
+        picture = picture.resize(
+            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BILINEAR
+        )
         left, top = (picture.width - SIZE) // 2, (picture.height - SIZE) // 2
         pixels = np.asarray(picture.crop((left, top, left + SIZE, top + SIZE)), np.float32) / 255
         arrays.append((pixels - np.float32(MEAN)) / np.float32(STD))

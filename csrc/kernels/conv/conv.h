@@ -1,7 +1,7 @@
 // Convolution (dense, strided, dilated, grouped), direct, NHWC, u8 x s8 -> u8.
 //
-// Life of a convolution: describe it (ConvShape), choose a kernel by instruction set (conv_kernel), pack the weights for that
-// kernel once, then run it on any range of rows and channel panels, from any thread.
+// Life of a convolution: describe it (ConvShape), choose a kernel by instruction set (conv_kernel), pack the weights
+// for that kernel once, then run it on any range of rows and channel panels, from any thread.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -25,21 +25,23 @@ struct ConvShape {
 // The operator as the graph states it; pointers are read while packing only.
 struct ConvDef {
   ConvShape shape;
-  std::span<const int8_t> weight;    // [oc][kh][kw][ic / groups]
-  std::span<const int32_t> bias;     // [oc]
-  std::span<const float> multiplier; // [oc]
-  int32_t in_zp = 0;                 // canonical u8 units, as lo, hi, out_zp
+  std::span<const int8_t> weight;     // [oc][kh][kw][ic / groups]
+  std::span<const int32_t> bias;      // [oc]
+  std::span<const float> multiplier;  // [oc]
+  int32_t in_zp = 0;                  // canonical u8 units, as lo, hi, out_zp
   int32_t lo = 0, hi = 255, out_zp = 0;
 };
 
 // What packing makes; a kernel's own layout, 64-byte aligned, owned.
 struct ConvPacked;
-struct ConvPackedDeleter { void operator()(ConvPacked*) const; };
+struct ConvPackedDeleter {
+  void operator()(ConvPacked*) const;
+};
 using ConvPackedPtr = std::unique_ptr<ConvPacked, ConvPackedDeleter>;
 
 struct ConvCall {
   const ConvPacked* packed = nullptr;
-  View in;   // its halo covers the padding
+  View in;  // its halo covers the padding
   View out;
   // Optional residual, same shape as out: q = add_quantized(conv's q, residual's q). zp1 is the convolution's out_zp.
   View residual;
@@ -51,14 +53,14 @@ struct ConvCall {
 struct ConvKernel {
   const char* name;  // e.g. conv_u8s8_14x32_avx512vnni
   Isa isa;
-  int panel;         // output channels in a panel (within one group)
+  int panel;  // output channels in a panel (within one group)
   ConvPackedPtr (*pack)(const ConvDef&);
   void (*run)(const ConvCall&);
   bool (*accepts)(const ConvShape&);
   int panels(const ConvShape& s) const { return s.groups * ((s.oc / s.groups + panel - 1) / panel); }
 };
 
-std::span<const ConvKernel> conv_kernels();          // every variant compiled in, the reference first
+std::span<const ConvKernel> conv_kernels();            // every variant compiled in, the reference first
 const ConvKernel& conv_kernel(const ConvShape&, Isa);  // the best one that accepts the shape on this instruction set
 size_t conv_packed_bytes(const ConvPacked&);
 

@@ -66,7 +66,7 @@ void run_tile(const Tile& t) {
     for (int step = 0; step < segment.steps; ++step) {
       __m512i weight[V];
       for (int v = 0; v < V; ++v) weight[v] = _mm512_load_si512(w + 64 * v);
-      auto one = [&](__m512i (&sums)[V], const uint8_t* in) {
+      auto one = [&](__m512i(&sums)[V], const uint8_t* in) {
         const __m512i x = avx512::broadcast4(in);
         for (int v = 0; v < V; ++v) sums[v] = _mm512_dpbusd_epi32(sums[v], x, weight[v]);
       };
@@ -112,9 +112,9 @@ constexpr std::array<TileFunction, 15> kSingle = {
     run_tile<5, 0, V>, run_tile<6, 0, V>, run_tile<7, 0, V>, run_tile<7, 1, V>, run_tile<7, 2, V>,
     run_tile<7, 3, V>, run_tile<7, 4, V>, run_tile<7, 5, V>, run_tile<7, 6, V>, run_tile<7, 7, V>};
 template <int V>
-constexpr std::array<TileFunction, 8> kDouble = {
-    nullptr,           run_tile<1, 1, V>, run_tile<2, 2, V>, run_tile<3, 3, V>,
-    run_tile<4, 4, V>, run_tile<5, 5, V>, run_tile<6, 6, V>, run_tile<7, 7, V>};
+constexpr std::array<TileFunction, 8> kDouble = {nullptr,           run_tile<1, 1, V>, run_tile<2, 2, V>,
+                                                 run_tile<3, 3, V>, run_tile<4, 4, V>, run_tile<5, 5, V>,
+                                                 run_tile<6, 6, V>, run_tile<7, 7, V>};
 
 // Rows that are worked on together, panel by panel: their input should stay in L2 beside the panel's weights.
 int band_rows(const ConvShape& s) {
@@ -156,8 +156,8 @@ struct Runner {
       t.in_b = t.in_a + (rows == 2 ? s.sh * call.in.row : kHalf * t.in_stride);
       t.out_b = t.out_a + (rows == 2 ? call.out.row : kHalf * t.out_stride);
       t.res_b = res ? t.res_a + (rows == 2 ? call.residual.row : kHalf * t.res_stride) : nullptr;
-      const TileFunction run = rows == 2 ? (vectors == 2 ? kDouble<2> : kDouble<1>)[width]
-                                         : (vectors == 2 ? kSingle<2> : kSingle<1>)[width];
+      const TileFunction run =
+          rows == 2 ? (vectors == 2 ? kDouble<2> : kDouble<1>)[width] : (vectors == 2 ? kSingle<2> : kSingle<1>)[width];
       run(t);
     }
   }

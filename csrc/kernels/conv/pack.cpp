@@ -74,8 +74,8 @@ ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
       }
       uint32_t sum = 0;  // modulo 2^32, as the accumulator
       for (int i = 0; i < taps * icg; ++i) sum += static_cast<uint32_t>(static_cast<int32_t>(w[i]));
-      p.bias[at * panel + lane] = static_cast<int32_t>(static_cast<uint32_t>(def.bias[oc]) -
-                                                       static_cast<uint32_t>(def.in_zp) * sum);
+      p.bias[at * panel + lane] =
+          static_cast<int32_t>(static_cast<uint32_t>(def.bias[oc]) - static_cast<uint32_t>(def.in_zp) * sum);
       p.multiplier[at * panel + lane] = def.multiplier[oc];
     }
 

@@ -59,8 +59,8 @@ TEST(conv_kernels_give_the_reference_bytes) {
       // In pieces, as threads would: each must keep to its own.
       const int total_rows = s.batch * s.oh, panels = kernel.panels(s);
       const int row = r.in(0, total_rows), panel = r.in(0, panels);
-      const int cuts[4][4] = {{0, row, 0, panel}, {row, total_rows, panel, panels}, {row, total_rows, 0, panel},
-                              {0, row, panel, panels}};
+      const int cuts[4][4] = {
+          {0, row, 0, panel}, {row, total_rows, panel, panels}, {row, total_rows, 0, panel}, {0, row, panel, panels}};
       for (const auto& cut : cuts) {
         call.row_begin = cut[0], call.row_end = cut[1], call.panel_begin = cut[2], call.panel_end = cut[3];
         if (cut[0] < cut[1] && cut[2] < cut[3]) kernel.run(call);

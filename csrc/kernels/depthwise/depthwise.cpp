@@ -62,8 +62,8 @@ DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps) {
     for (int tap = 0; tap < window; ++tap) {
       const int8_t w = def.weight[static_cast<size_t>(c) * window + tap];
       sum += w;
-      const size_t at = (static_cast<size_t>(base) * p.groups + static_cast<size_t>(tap / taps) * block + slot) * taps +
-                        tap % taps;
+      const size_t at =
+          (static_cast<size_t>(base) * p.groups + static_cast<size_t>(tap / taps) * block + slot) * taps + tap % taps;
       if (taps == 2)
         p.weight16[at] = w;
       else

@@ -5,7 +5,9 @@
 namespace int8d {
 
 struct DepthwisePacked;
-struct DepthwisePackedDeleter { void operator()(DepthwisePacked*) const; };
+struct DepthwisePackedDeleter {
+  void operator()(DepthwisePacked*) const;
+};
 using DepthwisePackedPtr = std::unique_ptr<DepthwisePacked, DepthwisePackedDeleter>;
 
 struct DepthwiseCall {

@@ -31,9 +31,7 @@ void run_row(const DepthwiseCall& call, int row, int block, const ptrdiff_t* off
       const __m256i t0 = load(in + offsets[2 * g]), t1 = load(in + offsets[2 * g + 1]);
       const __m256i lo = _mm256_unpacklo_epi8(t0, t1), hi = _mm256_unpackhi_epi8(t0, t1);
       const int16_t* w = weight + 64 * g;
-      auto dot2 = [&](int j, __m256i x) {
-        acc[j] = _mm256_add_epi32(acc[j], _mm256_madd_epi16(x, load(w + 16 * j)));
-      };
+      auto dot2 = [&](int j, __m256i x) { acc[j] = _mm256_add_epi32(acc[j], _mm256_madd_epi16(x, load(w + 16 * j))); };
       dot2(0, _mm256_unpacklo_epi8(lo, zero));
       dot2(1, _mm256_unpackhi_epi8(lo, zero));
       dot2(2, _mm256_unpacklo_epi8(hi, zero));
@@ -41,8 +39,7 @@ void run_row(const DepthwiseCall& call, int row, int block, const ptrdiff_t* off
     }
     for (int j = 0; j < 4; ++j)
       acc[j] = _mm256_add_epi32(avx2::requantize(acc[j], p.multiplier.data() + c + 8 * j, clamp), clamp.zp);
-    const __m256i bytes =
-        _mm256_packus_epi16(_mm256_packus_epi32(acc[0], acc[1]), _mm256_packus_epi32(acc[2], acc[3]));
+    const __m256i bytes = _mm256_packus_epi16(_mm256_packus_epi32(acc[0], acc[1]), _mm256_packus_epi32(acc[2], acc[3]));
     avx2::store_bytes(out, _mm256_castsi256_si128(bytes), channels);
     if (channels > 16) avx2::store_bytes(out + 16, _mm256_extracti128_si256(bytes, 1), channels - 16);
   }

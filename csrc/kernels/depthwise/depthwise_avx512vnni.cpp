@@ -41,10 +41,9 @@ void run_row(const DepthwiseCall& call, int row, int block, const ptrdiff_t* off
       acc[3] = _mm512_dpbusd_epi32(acc[3], _mm512_unpackhi_epi16(hi01, hi23), load(w + 192));
     }
     for (int j = 0; j < 4; ++j)
-      acc[j] = _mm512_add_epi32(
-          avx512::requantize(acc[j], _mm512_load_ps(p.multiplier.data() + c + 16 * j), clamp), clamp.zp);
-    const __m512i bytes =
-        _mm512_packus_epi16(_mm512_packus_epi32(acc[0], acc[1]), _mm512_packus_epi32(acc[2], acc[3]));
+      acc[j] = _mm512_add_epi32(avx512::requantize(acc[j], _mm512_load_ps(p.multiplier.data() + c + 16 * j), clamp),
+                                clamp.zp);
+    const __m512i bytes = _mm512_packus_epi16(_mm512_packus_epi32(acc[0], acc[1]), _mm512_packus_epi32(acc[2], acc[3]));
     _mm512_mask_storeu_epi8(out, mask, bytes);
   }
 }

@@ -1,7 +1,6 @@
 // Every depthwise kernel gives the reference's bytes, reads no further than kOverread, writes only its rows.
-#include "depthwise.h"
-
 #include "../../testing.h"
+#include "depthwise.h"
 
 namespace int8d::testing {
 

@@ -59,8 +59,7 @@ constexpr std::array kTiles = {run_tile<1>, run_tile<2>, run_tile<3>, run_tile<4
 
 void linear_u8s8_4x64_avx512vnni(const LinearCall& call) {
   for (int panel = call.panel_begin; panel < call.panel_end; ++panel)
-    for (int m = call.m_begin; m < call.m_end; m += kRows)
-      kTiles[std::min(kRows, call.m_end - m) - 1](call, m, panel);
+    for (int m = call.m_begin; m < call.m_end; m += kRows) kTiles[std::min(kRows, call.m_end - m) - 1](call, m, panel);
 }
 
 }  // namespace int8d

@@ -1,7 +1,6 @@
 // Every linear kernel gives the reference's bytes, reads no further than kOverread, writes only its panels.
-#include "linear.h"
-
 #include "../../testing.h"
+#include "linear.h"
 
 namespace int8d::testing {
 
@@ -14,7 +13,8 @@ TEST(linear_kernels_give_the_reference_bytes) {
     std::vector<float> multiplier(n);
     for (int32_t& b : bias) b = r.in(-100000, 100000);
     for (float& f : multiplier) f = r.real(1e-5f, 0.02f);
-    const ConvDef def{linear_shape(m, k, n), w, bias, multiplier, r.in(0, 255), r.in(0, 50), r.in(200, 255), r.in(0, 255)};
+    const ConvDef def{linear_shape(m, k, n), w,           bias,           multiplier,
+                      r.in(0, 255),          r.in(0, 50), r.in(200, 255), r.in(0, 255)};
     const size_t in_bytes = static_cast<size_t>(m) * k, count = static_cast<size_t>(m) * n;
     Guarded input(in_bytes + kOverread);
     r.fill(input.data(), in_bytes + kOverread);
