@@ -75,4 +75,4 @@ format: $(STAMPS)/lint
 	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
 
 clean:
-	rm -rf build .venv agent/_kernels*.so .pytest_cache .mypy_cache .ruff_cache .cache
+	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .cache
