@@ -51,6 +51,7 @@ class Broker(_Table, frozen=True):
     keepalive_s: int = 30
     session_expiry_s: int = 86_400
     receive_maximum: int = 32
+    connect_timeout_s: float = 5.0
     reconnect_min_s: float = 0.5
     reconnect_max_s: float = 30.0
 
@@ -140,6 +141,7 @@ def _check(config: Config) -> None:
     require(
         0 < broker.reconnect_min_s <= broker.reconnect_max_s, "broker.reconnect_min_s must be in 0..reconnect_max_s"
     )
+    require(broker.connect_timeout_s > 0, "broker.connect_timeout_s must be above zero")
     require(1 <= broker.keepalive_s <= 65535, "broker.keepalive_s must lie in 1..65535")
     require(0 <= broker.session_expiry_s < 2**32, "broker.session_expiry_s must lie in 0..4294967295")
     require(not (broker.password and broker.password_file), "give broker.password or broker.password_file, not both")

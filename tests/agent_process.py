@@ -94,7 +94,7 @@ class Peer:
             if "username" in tls:
                 self.client.username_pw_set(tls["username"], tls["password"])
             if "ca" in tls:
-                self.client.tls_set(tls["ca"])
+                self.client.tls_set(tls["ca"], tls.get("cert"), tls.get("key"))
         self.client.on_connect = lambda c, *a: c.subscribe([(t, 1) for t in topics])
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()

@@ -26,7 +26,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 log = logging.getLogger(__name__)
 _V5, _V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
-_CONNECT_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 10.0
+_NOT_UNDERSTOOD = ("hung up", "no answer", "unsupported")
 
 
 class TlsFiles(Protocol):
@@ -63,6 +64,8 @@ class Settings(Protocol):
     def session_expiry_s(self) -> int: ...
     @property
     def receive_maximum(self) -> int: ...
+    @property
+    def connect_timeout_s(self) -> float: ...
     @property
     def reconnect_min_s(self) -> float: ...
     @property
@@ -196,7 +199,7 @@ class Session:
         self._stopping.set()
         self._lost.set()
         if self._supervisor.is_alive():
-            self._supervisor.join(_CONNECT_TIMEOUT_S)
+            self._supervisor.join(_STOP_TIMEOUT_S)
         properties = None
         if self.protocol == _V5:
             properties = Properties(PacketTypes.DISCONNECT)
@@ -218,7 +221,7 @@ class Session:
             manual_ack=True,
         )
         client.suppress_exceptions = True
-        client.connect_timeout = _CONNECT_TIMEOUT_S
+        client.connect_timeout = settings.connect_timeout_s
         client.max_queued_messages_set(0)
         client.max_inflight_messages_set(65535 if v5 else 1000)
         password = settings.password
@@ -252,8 +255,13 @@ class Session:
                 self.refusal = str(e)
                 self._lost.set()
             else:
+                self.refusal = None
                 self._client.loop_start()
-                self._lost.wait()
+                if not self._lost.wait(self._settings.connect_timeout_s) and not self._answered:
+                    self.refusal = "no answer"
+                    self._client.disconnect()  # an old broker may just ignore a protocol that it does not know
+                else:
+                    self._lost.wait()
                 if self._stopping.is_set():
                     return
                 self._client.loop_stop()
@@ -281,7 +289,7 @@ class Session:
 
     def _change_protocol(self) -> None:
         """Under ``auto``, a broker that hangs up on MQTT 5 before it ever accepted us gets 3.1.1 next, and in turn."""
-        if self._settings.protocol != "auto" or self.connects or self.refusal not in ("hung up", "unsupported"):
+        if self._settings.protocol != "auto" or self.connects or self.refusal not in _NOT_UNDERSTOOD:
             return
         self.protocol = _V311 if self.protocol == _V5 else _V5
         log.info("trying MQTT %s", self.version)
@@ -344,7 +352,7 @@ class Session:
         if client is not self._client:
             return
         if not self._answered:
-            self.refusal = "hung up"
+            self.refusal = self.refusal or "hung up"
         self._lost.set()
 
     def _on_paho_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
