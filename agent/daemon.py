@@ -139,6 +139,7 @@ class Daemon:
 
     def _refuse(self, request: Request, code: str, message: str) -> None:
         self._stats.refused(code)
+        request.refused = True
         log.info("refused a message on '%s': %s: %s", request.source, code, message)
         request_id = request.id if request.id is not None else request_id_of(request.payload)
         request.answer(oip.error(code, message, request_id), "application/json", request)

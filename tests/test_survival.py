@@ -91,6 +91,22 @@ def test_a_restarted_broker_finds_the_agent_back_and_a_retrying_sender_loses_not
     assert all(b'"classes"' in reply for reply in done)
 
 
+def test_a_refused_request_may_be_sent_again(agent, peer) -> None:
+    agent()
+    client = peer("my/replies", "int8d/box1/stats")
+    same = {"ResponseTopic": "my/replies", "CorrelationData": b"one"}
+    client.send("cameras/1/frame", b"\x89PNG no picture", **same)
+    time.sleep(0.3)  # a repetition that comes before the broker has confirmed the reply counts as answered by it
+    client.send("cameras/1/frame", picture(0), **same)
+    replies = []
+    while len(replies) < 2:
+        message = client.receive()
+        if message.topic == "my/replies":
+            replies.append(message.payload)
+    assert b"invalid_input" in replies[0]
+    assert b'"classes"' in replies[1]
+
+
 def test_a_repeated_request_gets_the_same_reply_without_being_computed_again(agent, peer) -> None:
     agent()
     client = peer("my/replies", "int8d/box1/stats")

@@ -114,7 +114,8 @@ class Delivery:
         self, key: Hashable, topic: str, qos: int, message: Incoming, reply: _Reply, request: Request | None
     ) -> None:
         assert self._session is not None
-        self._replies[key] = reply
+        if request is not None and not request.refused:  # who was refused may try again
+            self._replies[key] = reply
         while len(self._replies) > self._cache_size:
             self._replies.popitem(last=False)
 
@@ -124,7 +125,7 @@ class Delivery:
                 # The broker will not take it however often it is tried; keeping the input would only block the rest.
                 log.error("the broker refuses the reply on '%s': %s", topic, reason)
                 self._stats.count("publish_failed")
-            elif request is not None:
+            elif request is not None and not request.refused:
                 request.ledger.stamp("publish")
                 self._stats.answered(request.model, request.ledger)
             self._done(waiting)

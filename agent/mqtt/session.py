@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -171,6 +171,9 @@ class Session:
             )
         except ValueError as e:  # too long, or no topic
             confirmed(str(e))
+            return
+        if message.qos == 0 and info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:  # not kept for the next connection
+            confirmed(paho.error_string(info.rc))
             return
         # The confirmation may overtake us: each side leaves its half, then looks for the other's.
         self._waiting[info.mid] = confirmed

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class Admission:
         self._queue: deque[tuple[Request, Lane]] = deque()
         self._waiting: dict[Lane, int] = {}
         self._lock = threading.Condition()
-        self._deadlines: list[tuple[int, int, Request]] = []
+        # Weak, so that a long deadline does not keep the payload of a request that was answered long ago.
+        self._deadlines: list[tuple[int, int, weakref.ref[Request]]] = []
         self._ticket = itertools.count()
         self._closed = False
         self._timer_wake = threading.Condition()
@@ -65,7 +67,7 @@ class Admission:
                 self._lock.notify()
         if request.deadline is not None and not any(r is request for r, _, _ in refused):
             with self._timer_wake:
-                heapq.heappush(self._deadlines, (request.deadline, next(self._ticket), request))
+                heapq.heappush(self._deadlines, (request.deadline, next(self._ticket), weakref.ref(request)))
                 self._timer_wake.notify()
         for r, code, why in refused:
             self._refuse(r, code, why)
@@ -125,8 +127,11 @@ class Admission:
                 if self._deadlines[0][0] > now:
                     self._timer_wake.wait((self._deadlines[0][0] - now) / 1e9)
                     continue
-                request = heapq.heappop(self._deadlines)[2]
-            with self._lock:
-                waiting = self._remove(lambda r, w, late=request: r is late)  # type: ignore[misc]
-            if waiting is not None:
-                self._refuse(waiting, "expired", "the deadline passed in stage 'queue'")
+                late = heapq.heappop(self._deadlines)[2]()
+            if late is not None and self._withdraw(late):
+                self._refuse(late, "expired", "the deadline passed in stage 'queue'")
+
+    def _withdraw(self, request: Request) -> bool:
+        """Takes a request out of the queue; whether it still waited."""
+        with self._lock:
+            return self._remove(lambda r, w: r is request) is not None

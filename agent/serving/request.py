@@ -55,6 +55,7 @@ class Request:
     source: str = ""  # who sent it, for latest_per_source: the topic
     deadline: int | None = None  # time.monotonic_ns
     ledger: Ledger = field(default_factory=Ledger)
+    refused: bool = False  # its reply is an error
 
     def expired(self) -> bool:
         """Whether the deadline has passed."""
