@@ -58,12 +58,18 @@ def rows(devices: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
             total = stats.get("latency_us", {}).get(model, {}).get("total", {})
             table.append((
                 name, entry["available"], model, about.get("version", "-"),
-                f"{about.get('backend', '-')} {about.get('isa', '')}".strip(),
+                _backend(about),
                 str(total.get("count", 0)), str(counters.get("refused", "-")),
                 *(f"{total[p] / 1000:.2f} ms" if p in total else "-" for p in ("p50", "p99")),
                 f"{stats.get('resident_bytes', 0) / 1e6:.0f} MB",
             ))  # fmt: skip
     return table
+
+
+def _backend(about: dict[str, Any]) -> str:
+    """The instruction set where all is native, else the backend."""
+    backend = str(about.get("backend", "-"))
+    return str(about.get("isa", backend)) if backend == "native" else backend
 
 
 COLUMNS = ("device", "state", "model", "version", "backend", "answered", "refused", "p50", "p99", "memory")
@@ -106,13 +112,14 @@ def _print_once(fleet: Fleet, as_json: bool) -> None:
 
 def _live(fleet: Fleet) -> None:
     try:
+        from rich import box
         from rich.live import Live
         from rich.table import Table
     except ImportError as e:
         raise Int8dError("the live table needs rich: pip install 'int8d[demo]', or use --once") from e
 
     def table() -> Table:
-        shown = Table(*COLUMNS)
+        shown = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # fits 80 columns
         for row in rows(fleet.devices()):
             shown.add_row(*row, style=None if row[1] == "online" else "dim")
         return shown
