@@ -15,8 +15,11 @@ from typing import Literal
 import msgspec
 
 from agent.errors import ConfigError
-from agent.mqtt.routes import Filter, check_template
+from agent.mqtt.routes import Filter, check_template, meet, published
 from agent.wire.limits import Limits
+
+
+_LONGEST_S = 86_400.0
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,8 +72,9 @@ class ModelConfig(_Table, frozen=True):
 class RouteConfig(_Table, frozen=True):
     """``[[route]]``. Messages on a topic filter go to a model, replies to a topic.
 
-    publish: ``{1}``, ``{2}`` … stand for what the filter's wildcards matched; used where a message brings no Response
-    Topic of its own. overload: what happens past max_queue waiting messages; ``latest_per_source`` keeps only the
+    A topic belongs to one route: filters that share topics are errors, and so is a ``publish`` that some route would
+    take in again. publish: ``{1}``, ``{2}`` … stand for what the filter's wildcards matched; used where a message
+    brings no Response Topic of its own. overload: what happens past max_queue waiting messages; ``latest_per_source`` keeps only the
     newest message of each topic. share: the group of a shared subscription. content_type: for messages that name none.
     """
 
@@ -138,19 +142,27 @@ def _check(config: Config) -> None:
     broker = config.broker
     require(0 < broker.port < 65536, f"broker.port {broker.port} must lie in 1..65535")
     require(1 <= broker.receive_maximum <= 65535, "broker.receive_maximum must lie in 1..65535")
+    require(broker.host != "", "broker.host is empty; name the broker's address")
     require(
-        0 < broker.reconnect_min_s <= broker.reconnect_max_s, "broker.reconnect_min_s must be in 0..reconnect_max_s"
+        0 < broker.reconnect_min_s <= broker.reconnect_max_s <= _LONGEST_S,
+        f"broker.reconnect_min_s and reconnect_max_s must lie in 0..{_LONGEST_S}, in this order",
     )
-    require(broker.connect_timeout_s > 0, "broker.connect_timeout_s must be above zero")
+    require(0 < broker.connect_timeout_s <= _LONGEST_S, f"broker.connect_timeout_s must lie in 0..{_LONGEST_S}")
     require(1 <= broker.keepalive_s <= 65535, "broker.keepalive_s must lie in 1..65535")
     require(0 <= broker.session_expiry_s < 2**32, "broker.session_expiry_s must lie in 0..4294967295")
     require(not (broker.password and broker.password_file), "give broker.password or broker.password_file, not both")
-    require(config.stats_interval_s > 0 and config.drain_timeout_s > 0, "intervals and time-outs must be above zero")
+    secret = broker.password is not None or broker.password_file is not None
+    require(broker.username is not None or not secret, "broker.password needs a broker.username")
+    if broker.tls is not None:
+        require((broker.tls.cert is None) == (broker.tls.key is None), "broker.tls: give cert and key, or neither")
+    for key, seconds in (("stats_interval_s", config.stats_interval_s), ("drain_timeout_s", config.drain_timeout_s)):
+        require(0 < seconds <= _LONGEST_S, f"{key} must lie in 0..{_LONGEST_S}")
     require(config.reply_cache >= 0 and config.spin_us >= 0, "reply_cache and spin_us must be 0 or more")
     require(
         min(config.limits.max_payload_bytes, config.limits.max_pixels, config.limits.max_queued_bytes) > 0,
         "limits must be above zero",
     )
+    require(config.limits.max_cached_bytes >= 0, "limits.max_cached_bytes must be 0 or more")
     require(len(config.model) > 0, "no [[model]] is given; name at least one")
     names = [m.name for m in config.model]
     require(len(set(names)) == len(names), "two models have the same name")
@@ -164,5 +176,29 @@ def _check(config: Config) -> None:
         require(route.max_queue > 0, f"{where}: max_queue must be above zero")
         require(route.deadline_ms is None or route.deadline_ms > 0, f"{where}: deadline_ms must be above zero")
         require(route.share is None or bool(re.fullmatch(r"[^/+#]+", route.share)), f"{where}: share is not a name")
-        wildcards = Filter(route.subscribe).wildcards
-        check_template(route.publish, wildcards, where)
+        require(not route.subscribe.startswith("$share/"), f"{where}: leave out $share/…/ and set share = \"group\"")
+        check_template(route.publish, Filter(route.subscribe).wildcards, where)
+    _check_topics(config)
+
+
+def _check_topics(config: Config) -> None:
+    """A topic that two routes take would be served twice by the first; one that is ours would come back for ever."""
+    models = f"{config.base}/v2/models"
+    taken = {f"route '{r.subscribe}'": Filter(r.subscribe).levels for r in config.route}
+    if len(taken) < len(config.route):
+        raise ConfigError("two routes have the same filter; a topic belongs to one route")
+    own = {"the device's own infer topics": f"{models}/+/infer", "the device's own request topics":
+           f"{models}/+/infer/request/+"}  # fmt: skip
+    inputs = list(taken.items()) + [(name, text.split("/")) for name, text in own.items()]
+    for i, (name, levels) in enumerate(inputs):
+        for other, others in inputs[:i]:
+            if meet(levels, others):
+                raise ConfigError(f"{other} and {name} share topics; a topic belongs to one route, so narrow a filter")
+    outputs = [(f"what route '{r.subscribe}' publishes", published(r.publish, Filter(r.subscribe)))
+               for r in config.route]  # fmt: skip
+    for topic in ("available", "stats", "v2/models/+/ready", "v2/models/+/infer/response/#"):
+        outputs.append((f"the device's own '{config.base}/{topic}'", f"{config.base}/{topic}".split("/")))
+    for what, levels in outputs:
+        for name, others in inputs:
+            if meet(levels, others):
+                raise ConfigError(f"{what} comes back in through {name}, for ever; choose another topic")

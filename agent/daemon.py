@@ -64,7 +64,9 @@ class Daemon:
         self._admission = Admission(self._refuse, config.limits.max_queued_bytes)
         self._worker = Worker(self._predictors, self._admission, self._refuse)
         routes = _routes(config)
-        self._delivery = Delivery(routes, self._admission, self._stats, config.reply_cache)
+        self._delivery = Delivery(
+            routes, self._admission, self._stats, self._refuse, config.reply_cache, config.limits.max_cached_bytes
+        )
         self._session = Session(
             config.broker,
             config.broker.client_id or f"int8d-{config.device}",

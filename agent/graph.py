@@ -104,12 +104,14 @@ class Add(_Node, tag="add", frozen=True):
 class Lut(_Node, tag="lut", frozen=True):
     """Any unary function, as a table. table: u8 [256].
 
-    Index and entry are in *canonical* form: the container for u8, container + 128 for s8.
+    Index and entry are in *canonical* form: the container for u8, container + 128 for s8. ``function`` names it for
+    people and exporters (``hardswish``, ``silu``, …); the table alone is what runs.
     """
 
     input: str
     output: str
     table: str
+    function: str = ""
 
 
 class Concat(_Node, tag="concat", frozen=True):

@@ -1,4 +1,4 @@
-"""``int8d bench``: how fast a model runs on this box."""
+"""``int8d bench``: how fast a model runs on this box, alone or beside its peers."""
 
 from __future__ import annotations
 
@@ -11,37 +11,62 @@ import msgspec
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model file")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", default="1", help="one number, or several with commas (default: 1)")
     parser.add_argument("--backend", choices=["auto", "native", "torch"], default="auto")
+    parser.add_argument("--vs", default="", metavar="PEERS", help="onnxruntime, openvino: the same network, in turns")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure (default: 2)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="a JSON object a line")
 
 
 def run(args: argparse.Namespace) -> int:
-    result = measure(args.model, args.threads, args.backend, args.seconds)
-    if args.json:
-        print(msgspec.json.encode(result).decode())
-    else:
-        print(
-            f"{result['model']} on {result['backend']} ({result['isa']}), {result['threads']} threads, "
-            f"{result['runs']} runs: min {result['min_ms']:.3f} ms, p50 {result['p50_ms']:.3f} ms, "
-            f"p95 {result['p95_ms']:.3f} ms, {result['gmac_per_s']:.1f} GMAC/s at the median"
-        )
+    from agent.errors import InputError
+
+    try:
+        threads = [int(t) for t in args.threads.split(",")]
+    except ValueError as e:
+        raise InputError(f"--threads takes numbers, not '{args.threads}'") from e
+    for count in threads:
+        if args.vs:
+            from agent.modelfile import read
+            from agent.peers.judge import compare
+
+            result = compare(read(args.model), args.vs.split(","), count, args.seconds)
+            text = compared(result)
+        else:
+            result = measure(args.model, count, args.backend, args.seconds)
+            text = (
+                f"{result['model']} on {result['backend']} ({result['isa']}), {count} threads, {result['runs']} runs: "
+                f"min {result['min_ms']:.3f} ms, p50 {result['p50_ms']:.3f} ms, p95 {result['p95_ms']:.3f} ms, "
+                f"{result['gmac_per_s']:.1f} GMAC/s at the median"
+            )
+        print(msgspec.json.encode(result).decode() if args.json else text, flush=True)
     return 0
+
+
+def compared(result: dict[str, Any]) -> str:
+    """A comparison for people."""
+    lines = [
+        f"{result['model']}, {result['threads']} threads, {result['isa']}: {result['ratio']:.2f} of the best peer's "
+        f"median, {result['gmac_per_s']:.1f} GMAC/s"
+    ]
+    for name, figures in result["contenders"].items():
+        agreement = result["agreement"].get(name)
+        same = f"   {100 * agreement['equal']:.1f} % of outputs equal ours" if agreement else ""
+        label = f"{name} {result['versions'].get(name, '')}".strip()
+        lines.append(
+            f"  {label:22} min {figures['min_ms']:8.3f}   p50 {figures['p50_ms']:8.3f}   "
+            f"p95 {figures['p95_ms']:8.3f} ms{same}"
+        )
+    return "\n".join(lines)
 
 
 def measure(path: str, threads: int, backend: Any, seconds: float) -> dict[str, Any]:
     """Times ``Engine.run`` on seeded noise, warm. Milliseconds."""
-    import numpy as np
-
     from agent.engine import load
+    from agent.peers.judge import noise
 
     engine = load(path, threads, backend)
-    rng = np.random.default_rng(0)
-    inputs: dict[str, Any] = {}
-    for info in engine.inputs.values():
-        noise = rng.integers(0, 256, info.shape).astype(np.uint8)
-        inputs[info.name] = {"u8": noise, "s8": noise.view(np.int8), "f32": noise.astype(np.float32)}[info.dtype]
+    inputs = noise(engine)
     warm = time.perf_counter() + min(0.5, seconds / 4)
     while time.perf_counter() < warm:
         engine.run(inputs)

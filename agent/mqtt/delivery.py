@@ -9,11 +9,12 @@ again is recognized, and answered from a small cache or together with the copy t
 from __future__ import annotations
 
 import logging
+import threading
 import time
-import zlib
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from agent.mqtt.routes import Filter, can_publish, fill
 from agent.mqtt.session import Incoming, Outgoing, Session
@@ -45,12 +46,23 @@ class _Reply:
 
 
 class Delivery:
-    """Owns the messages between their arrival and their acknowledgement. ``attach`` it to a session before use."""
+    """Owns the messages between their arrival and their acknowledgement. ``attach`` it to a session before use.
 
-    def __init__(self, routes: Sequence[Route], admission: Admission, stats: Stats, reply_cache: int) -> None:
-        self._routes, self._admission, self._stats = routes, admission, stats
-        self._cache_size = reply_cache
-        self._replies: OrderedDict[Hashable, _Reply] = OrderedDict()
+    refuse(request, code, message) answers with an error; it is called where the broker will not take a reply. At most
+    ``reply_cache`` replies of together ``cache_bytes`` are kept for repetitions.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        admission: Admission,
+        stats: Stats,
+        refuse: Callable[[Request, str, str], None],
+        reply_cache: int,
+        cache_bytes: int,
+    ) -> None:
+        self._routes, self._admission, self._stats, self._refuse = routes, admission, stats, refuse
+        self._cache = _Cache(reply_cache, cache_bytes)
         self._pending: dict[Hashable, list[Incoming]] = {}
         self._session: Session | None = None
         self.draining = False
@@ -88,7 +100,7 @@ class Delivery:
             self._pending[key].append(message)
             return
         # Without a correlation, ids are used again: only what the broker marks as repeated is the same message.
-        known = self._replies.get(key) if message.duplicate or message.correlation is not None else None
+        known = self._cache.get(key) if message.duplicate or message.correlation is not None else None
         self._pending[key] = [message]
         if known is not None:
             self._stats.count("duplicates")
@@ -114,12 +126,16 @@ class Delivery:
         self, key: Hashable, topic: str, qos: int, message: Incoming, reply: _Reply, request: Request | None
     ) -> None:
         assert self._session is not None
-        if request is not None and not request.refused:  # who was refused may try again
-            self._replies[key] = reply
-        while len(self._replies) > self._cache_size:
-            self._replies.popitem(last=False)
+        # Who was refused may try again; what came at QoS 0 is never repeated.
+        if request is not None and not request.refused and (message.qos or message.correlation is not None):
+            self._cache.put(key, reply)
 
         def confirmed(reason: str | None) -> None:
+            if reason is not None and request is not None and not request.refused:
+                # Perhaps it takes a short error in place of the reply, so that the sender need not wait in vain.
+                self._cache.drop(key)
+                self._refuse(request, "undeliverable", f"the broker does not take the reply: {reason}")
+                return
             waiting = self._pending.pop(key, [])
             if reason is not None:
                 # The broker will not take it however often it is tried; keeping the input would only block the rest.
@@ -148,13 +164,43 @@ class Delivery:
         return not self._pending
 
 
+class _Cache:
+    """Replies by key, the oldest dropped past either bound."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self._count, self._size, self._held = count, size, 0
+        self._replies: OrderedDict[Hashable, _Reply] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> _Reply | None:
+        return self._replies.get(key)
+
+    def put(self, key: Hashable, reply: _Reply) -> None:
+        with self._lock:
+            self._pop(key)
+            self._replies[key] = reply
+            self._held += len(reply.payload)
+            while len(self._replies) > self._count or self._held > self._size:
+                self._pop(next(iter(self._replies)))
+
+    def drop(self, key: Hashable) -> None:
+        with self._lock:
+            self._pop(key)
+
+    def _pop(self, key: Hashable) -> None:
+        reply = self._replies.pop(key, None)
+        if reply is not None:
+            self._held -= len(reply.payload)
+
+
 def _key(message: Incoming, topic: str) -> Hashable:
-    """What makes two messages the same: the sender's correlation, or else the broker's id on this session."""
-    if message.correlation is not None:
-        return ("correlation", topic, message.correlation)
-    if message.qos == 0:
+    """What makes two messages the same: the sender's correlation, or else the broker's id on this session; and the
+    payload, because a sender may give every message the same correlation, for example its own name.
+    """
+    if message.correlation is None and message.qos == 0:
         return ("unique", id(message))
-    return ("mid", message.topic, message.mid, len(message.payload), zlib.crc32(message.payload))
+    name = message.mid if message.correlation is None else message.correlation
+    return (message.topic, topic, name, blake2b(message.payload, digest_size=16).digest())
 
 
 def _whole(text: str | None) -> int | None:

@@ -7,6 +7,7 @@ fill("predictions/{1}", ("7",))                      # "predictions/7"
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from agent.errors import ConfigError
 
@@ -25,23 +26,23 @@ class Filter:
         if not valid:
             raise ConfigError(f"'{text}' is not a topic filter: + and # stand alone between slashes, # only at the end")
         self.text = text
-        self._levels = levels
+        self.levels = levels
         self.wildcards = sum(level in ("+", "#") for level in levels)
 
     def match(self, topic: str) -> tuple[str, ...] | None:
         """What the wildcards stand for, or None. ``#`` gives the rest of the topic, slashes and all."""
         parts = topic.split("/")
-        if topic.startswith("$") and self._levels[0] in ("+", "#"):
+        if topic.startswith("$") and self.levels[0] in ("+", "#"):
             return None
         found: list[str] = []
-        for i, level in enumerate(self._levels):
+        for i, level in enumerate(self.levels):
             if level == "#":
                 return (*found, "/".join(parts[i:]))
             if i >= len(parts) or level not in ("+", parts[i]):
                 return None
             if level == "+":
                 found.append(parts[i])
-        return tuple(found) if len(parts) == len(self._levels) else None
+        return tuple(found) if len(parts) == len(self.levels) else None
 
 
 def check_template(template: str, wildcards: int, where: str) -> None:
@@ -52,6 +53,34 @@ def check_template(template: str, wildcards: int, where: str) -> None:
     plain = re.sub(r"\{\d+\}", "x", template)
     if not plain or any(c in plain for c in "+#{}\x00") or len(plain) > 60_000:
         raise ConfigError(f"{where}: publish '{template}' is not a topic")
+
+
+def published(template: str, filter: Filter) -> list[str]:
+    """The levels of a filter that takes every topic which ``fill`` can make of a template with this filter's finds."""
+    kinds = [level for level in filter.levels if level in ("+", "#")]
+    levels: list[str] = []
+    for level in template.split("/"):
+        wildcards = [kinds[int(n) - 1] for n in re.findall(r"\{(\d+)\}", level)]
+        levels.append("+" if wildcards else level)
+        if "#" in wildcards:
+            levels.append("#")
+    return levels
+
+
+def meet(a: Sequence[str], b: Sequence[str]) -> bool:
+    """Whether some topic matches both filters, given as levels; ``#`` may stand anywhere, for no level or more."""
+    reachable = {(0, 0)}
+    for i in range(len(a) + 1):
+        for j in range(len(b) + 1):
+            if (i, j) not in reachable:
+                continue
+            if i < len(a) and a[i] == "#":
+                reachable |= {(i + 1, j), (i, min(j + 1, len(b)))}
+            elif j < len(b) and b[j] == "#":
+                reachable |= {(i, j + 1), (min(i + 1, len(a)), j)}
+            elif i < len(a) and j < len(b) and (a[i] == b[j] or "+" in (a[i], b[j])):
+                reachable.add((i + 1, j + 1))
+    return (len(a), len(b)) in reachable
 
 
 def fill(template: str, found: tuple[str, ...]) -> str:

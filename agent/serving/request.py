@@ -45,7 +45,9 @@ class Ledger:
 
 @dataclass
 class Request:
-    """One input on its way. ``answer(payload, content_type)`` takes the reply, exactly once, from any thread."""
+    """One input on its way. ``answer(payload, content_type, request)`` takes the reply, from any thread: once, and
+    once more with an error where the first could not be sent.
+    """
 
     payload: bytes
     model: str

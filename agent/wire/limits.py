@@ -9,9 +9,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[limits]`` table of int8d.toml.
 
     max_payload_bytes: of one message. max_pixels: of one picture, before decoding. max_queued_bytes: of
-    all payloads that wait for a worker.
+    all payloads that wait for a worker. max_cached_bytes: of all replies kept to answer a repeated request.
     """
 
     max_payload_bytes: int = 16 * 1024 * 1024
     max_pixels: int = 25_000_000
     max_queued_bytes: int = 64 * 1024 * 1024
+    max_cached_bytes: int = 16 * 1024 * 1024

@@ -95,6 +95,7 @@ def _split(payload: bytes) -> tuple[bytes, bytes]:
     """The JSON text, and the binary tensors behind it."""
     if b"binary_data_size" not in payload:
         return payload, b""
+    payload = payload.lstrip(b" \t\r\n")
     try:
         # Latin-1 keeps one character a byte, so that the decoder's end is an offset into the payload.
         _, end = json.JSONDecoder().raw_decode(payload.decode("latin-1"))
@@ -121,7 +122,10 @@ def _array(tensor: TensorIn, tail: bytes) -> tuple[Array, bytes]:
     try:
         flat = _flatten(msgspec.json.decode(tensor.data))
         if dtype.kind == "f":
-            array = np.array(flat, np.float64).astype(dtype)
+            wide = np.array(flat, np.float64)
+            if wide.size and np.abs(wide).max() > np.finfo(dtype).max:
+                raise InputError(f"{where}: a value lies outside {tensor.datatype}")
+            array = wide.astype(dtype)
         else:
             array = np.array(flat, np.int64)
             if array.size and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):

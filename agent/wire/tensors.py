@@ -55,7 +55,7 @@ def from_npy(payload: bytes) -> Array:
         descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as e:
         raise InputError("the .npy header is damaged") from e
-    if descr not in _NPY_DTYPES:
+    if not isinstance(descr, str) or descr not in _NPY_DTYPES:
         raise InputError(f".npy dtype {descr!r} is not taken; use uint8, int8 or float32, little-endian")
     if not (isinstance(shape, tuple) and len(shape) <= 8 and all(isinstance(n, int) and 0 <= n < 2**31 for n in shape)):
         raise InputError("the .npy shape is not a tuple of at most 8 sizes")

@@ -392,7 +392,8 @@ class _Intake:
             )
         result = target(values, *node.args[1:], **node.kwargs).numpy()
         q = np.clip(np.rint(result / np.float64(y.scale)) + y.zero_point, lo, hi).astype(np.uint8)
-        self.nodes.append(g.Lut(y.name, x.tensor.name, y.name, self.constant(f"{y.name}.table", q)))
+        function = target._schema.name.removeprefix("aten::")
+        self.nodes.append(g.Lut(y.name, x.tensor.name, y.name, self.constant(f"{y.name}.table", q), function))
         return Value(y, x.order)
 
     def move(self, node: Node, quantize: Node, lo: int, hi: int) -> Value | None:

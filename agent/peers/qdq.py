@@ -1,0 +1,194 @@
+"""A graph as ONNX in QDQ form: u8 activations per tensor, s8 weights per channel, what ONNX Runtime's and OpenVINO's int8
+paths are made for. The quantized network is the very same: weights, biases, scales and zero points.
+
+The model takes the u8 inputs in NCHW and gives the outputs of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from agent import graph as g
+from agent.errors import BackendError
+from agent.modelfile import Model
+
+OPSET = 20
+_TYPES = {"u8": TensorProto.UINT8, "s8": TensorProto.INT8, "f32": TensorProto.FLOAT}
+_FUNCTIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "hardswish": ("HardSwish", {}),
+    "hardsigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+    "sigmoid": ("Sigmoid", {}),
+    "tanh": ("Tanh", {}),
+    "gelu": ("Gelu", {}),
+    "relu": ("Relu", {}),
+}
+
+
+def to_onnx(model: Model) -> onnx.ModelProto:
+    """Raises ``BackendError`` with the node's name for an operator that has no QDQ form."""
+    return _Export(model).run()
+
+
+class _Export:
+    def __init__(self, model: Model) -> None:
+        self.graph, self.constants = model.header.graph, model.constants
+        self.tensors = {t.name: t for t in self.graph.tensors}
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def run(self) -> onnx.ModelProto:
+        for node in self.graph.nodes:
+            getattr(self, "_" + str(node.__struct_config__.tag))(node)
+        inputs = [self.value(name) for name in self.graph.inputs]
+        outputs = [self.value(name) for name in self.graph.outputs]
+        proto = helper.make_graph(self.nodes, "int8d", inputs, outputs, self.initializers)
+        made = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)])
+        made.ir_version = 9
+        onnx.checker.check_model(made)
+        return made
+
+    def value(self, name: str) -> onnx.ValueInfoProto:
+        t = self.tensors[name]
+        return helper.make_tensor_value_info(name, _TYPES[t.dtype], _nchw(t.shape))
+
+    def constant(self, name: str, array: NDArray[Any]) -> str:
+        self.initializers.append(numpy_helper.from_array(array.copy(), name))
+        return name
+
+    def emit(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], f"{kind}/{output}", **attributes))
+        return output
+
+    def quantization(self, user: str, t: g.Tensor) -> list[str]:
+        zero = np.array(t.zero_point, np.int8 if t.dtype == "s8" else np.uint8)
+        return [
+            self.constant(f"{user}/scale", np.array(t.scale, np.float32)),
+            self.constant(f"{user}/zero_point", zero),
+        ]
+
+    def dequantized(self, name: str, user: str) -> str:
+        """The value in float; each reader has a node of its own, as the fusers want it."""
+        output = f"{name}/dq/{user}"
+        return self.emit("DequantizeLinear", [name, *self.quantization(output, self.tensors[name])], output)
+
+    def quantized(self, value: str, name: str, lo: int | None = None, hi: int | None = None) -> None:
+        """Clamps, where the container does not do it by itself, and quantizes."""
+        t = self.tensors[name]
+        low, high = (-128, 127) if t.dtype == "s8" else (0, 255)
+        if (lo is not None and lo > low) or (hi is not None and hi < high):
+            if lo == t.zero_point and hi == high:
+                value = self.emit("Relu", [value], f"{name}/relu")
+            else:
+                assert lo is not None
+                assert hi is not None
+                bounds = [(q - t.zero_point) * t.scale for q in (lo, hi)]
+                names = [
+                    self.constant(f"{name}/{side}", np.array(b, np.float32))
+                    for side, b in zip(("min", "max"), bounds, strict=True)
+                ]
+                value = self.emit("Clip", [value, *names], f"{name}/clip")
+        self.emit("QuantizeLinear", [value, *self.quantization(f"{name}/q", t)], name)
+
+    def weights(self, node: g.Conv2d | g.Linear, weight: NDArray[Any]) -> list[str]:
+        x, y = self.tensors[node.input], self.tensors[node.output]
+        multiplier = self.constants[node.multiplier].astype(np.float64)
+        scale = (multiplier * y.scale / x.scale).astype(np.float32)
+        zero = np.zeros(len(scale), np.int8)
+        dequantized = []
+        for part, array, s, z in (
+            ("weight", weight, scale, zero),
+            ("bias", self.constants[node.bias], scale * np.float32(x.scale), zero.astype(np.int32)),
+        ):
+            name = f"{node.output}/{part}"
+            inputs = [
+                self.constant(f"{name}/{k}", v) for k, v in (("q", array), ("scale", s), ("zero_point", z))
+            ]
+            dequantized.append(self.emit("DequantizeLinear", inputs, name, axis=0))
+        return dequantized
+
+    def _conv2d(self, node: g.Conv2d) -> None:
+        weight = self.constants[node.weight].transpose(0, 3, 1, 2)
+        y = self.emit(
+            "Conv", [self.dequantized(node.input, node.name), *self.weights(node, weight)], f"{node.output}/float",
+            kernel_shape=weight.shape[2:], strides=node.stride, pads=node.padding, dilations=node.dilation,
+            group=node.groups,
+        )  # fmt: skip
+        self.quantized(y, node.output, node.lo, node.hi)
+
+    def _linear(self, node: g.Linear) -> None:
+        if len(self.tensors[node.input].shape) != 2:
+            raise BackendError(f"node '{node.name}': only 2-D linear layers are handed to peers")
+        inputs = [self.dequantized(node.input, node.name), *self.weights(node, self.constants[node.weight])]
+        self.quantized(self.emit("Gemm", inputs, f"{node.output}/float", transB=1), node.output, node.lo, node.hi)
+
+    def _max_pool2d(self, node: g.MaxPool2d) -> None:
+        y = self.emit(
+            "MaxPool", [self.dequantized(node.input, node.name)], f"{node.output}/float", kernel_shape=node.kernel,
+            strides=node.stride, pads=node.padding, dilations=node.dilation,
+        )  # fmt: skip
+        self.quantized(y, node.output)
+
+    def _avg_pool2d(self, node: g.AvgPool2d) -> None:
+        x = self.dequantized(node.input, node.name)
+        name = f"{node.output}/float"
+        if node.kernel == self.tensors[node.input].shape[1:3] and not any(node.padding):
+            y = self.emit("GlobalAveragePool", [x], name)
+        else:
+            y = self.emit(
+                "AveragePool", [x], name, kernel_shape=node.kernel, strides=node.stride, pads=node.padding,
+                count_include_pad=int(node.count_include_pad),
+            )  # fmt: skip
+        self.quantized(y, node.output, node.lo, node.hi)
+
+    def _add(self, node: g.Add) -> None:
+        inputs = [self.dequantized(name, f"{node.name}/{i}") for i, name in enumerate(node.inputs)]
+        self.quantized(self.emit("Add", inputs, f"{node.output}/float"), node.output, node.lo, node.hi)
+
+    def _lut(self, node: g.Lut) -> None:
+        x = self.dequantized(node.input, node.name)
+        if node.function == "silu":
+            gate = self.emit("Sigmoid", [x], f"{node.output}/gate")
+            y = self.emit("Mul", [x, gate], f"{node.output}/float")
+        elif node.function in _FUNCTIONS:
+            kind, attributes = _FUNCTIONS[node.function]
+            y = self.emit(kind, [x], f"{node.output}/float", **attributes)
+        else:
+            raise BackendError(f"node '{node.name}': the function '{node.function}' of a table has no ONNX form here")
+        self.quantized(y, node.output)
+
+    def _concat(self, node: g.Concat) -> None:
+        rank = len(self.tensors[node.output].shape)
+        axis = (0, 2, 3, 1)[node.axis] if rank == 4 else node.axis
+        inputs = [self.dequantized(name, f"{node.name}/{i}") for i, name in enumerate(node.inputs)]
+        self.quantized(self.emit("Concat", inputs, f"{node.output}/float", axis=axis), node.output)
+
+    def _reshape(self, node: g.Reshape) -> None:
+        x, y = self.tensors[node.input], self.tensors[node.output]
+        value = self.dequantized(node.input, node.name)
+        if len(x.shape) == 4 and x.shape[1] * x.shape[2] > 1:
+            value = self.emit("Transpose", [value], f"{node.output}/nhwc", perm=(0, 2, 3, 1))
+        shape = self.constant(f"{node.output}/shape", np.array(_nchw(y.shape), np.int64))
+        self.quantized(self.emit("Reshape", [value, shape], f"{node.output}/float"), node.output)
+
+    def _quantize(self, node: g.Quantize) -> None:
+        self.quantized(node.input, node.output)
+
+    def _dequantize(self, node: g.Dequantize) -> None:
+        t = self.tensors[node.input]
+        self.emit("DequantizeLinear", [node.input, *self.quantization(f"{node.output}/dq", t)], node.output)
+
+    def _softmax(self, node: g.Softmax) -> None:
+        self.emit("Softmax", [self.dequantized(node.input, node.name)], node.output, axis=-1)
+
+    def _aten(self, node: g.Aten) -> None:
+        raise BackendError(f"node '{node.name}': {node.target} has no ONNX form here")
+
+
+def _nchw(shape: tuple[int, ...]) -> list[int]:
+    return [shape[0], shape[3], shape[1], shape[2]] if len(shape) == 4 else list(shape)
