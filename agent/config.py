@@ -18,7 +18,6 @@ from agent.errors import ConfigError
 from agent.mqtt.routes import Filter, check_template, meet, published
 from agent.wire.limits import Limits
 
-
 _LONGEST_S = 86_400.0
 
 
@@ -74,8 +73,9 @@ class RouteConfig(_Table, frozen=True):
 
     A topic belongs to one route: filters that share topics are errors, and so is a ``publish`` that some route would
     take in again. publish: ``{1}``, ``{2}`` … stand for what the filter's wildcards matched; used where a message
-    brings no Response Topic of its own. overload: what happens past max_queue waiting messages; ``latest_per_source`` keeps only the
-    newest message of each topic. share: the group of a shared subscription. content_type: for messages that name none.
+    brings no Response Topic of its own. overload: what happens past max_queue waiting messages; ``latest_per_source``
+    keeps only the newest message of each topic. share: the group of a shared subscription. content_type: for messages
+    that name none.
     """
 
     subscribe: str
@@ -176,7 +176,7 @@ def _check(config: Config) -> None:
         require(route.max_queue > 0, f"{where}: max_queue must be above zero")
         require(route.deadline_ms is None or route.deadline_ms > 0, f"{where}: deadline_ms must be above zero")
         require(route.share is None or bool(re.fullmatch(r"[^/+#]+", route.share)), f"{where}: share is not a name")
-        require(not route.subscribe.startswith("$share/"), f"{where}: leave out $share/…/ and set share = \"group\"")
+        require(not route.subscribe.startswith("$share/"), f'{where}: leave out $share/…/ and set share = "group"')
         check_template(route.publish, Filter(route.subscribe).wildcards, where)
     _check_topics(config)
 

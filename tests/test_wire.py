@@ -75,3 +75,14 @@ def test_binary_tensors_that_do_not_fit_are_refused() -> None:
         request = {"inputs": [tensor | {"parameters": {"binary_data_size": size}}]}
         with pytest.raises(InputError):
             oip.decode(json.dumps(request).encode() + tail)
+
+
+def test_odd_but_honest_or_dishonest_numbers_and_headers() -> None:
+    tensor = {"name": "x", "shape": [4], "datatype": "UINT8", "parameters": {"binary_data_size": 4}}
+    _, arrays = oip.decode(b" \n" + json.dumps({"inputs": [tensor]}).encode() + b"abcd")
+    assert arrays["x"].tobytes() == b"abcd"
+    with pytest.raises(InputError, match="outside FP32"):
+        oip.decode(json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1e300]}]}).encode())
+    header = b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}".ljust(80)
+    with pytest.raises(InputError, match="dtype"):
+        tensors.from_npy(b"\x93NUMPY\x01\x00\x50\x00" + header)

@@ -1,5 +1,5 @@
-"""A graph as ONNX in QDQ form: u8 activations per tensor, s8 weights per channel, what ONNX Runtime's and OpenVINO's int8
-paths are made for. The quantized network is the very same: weights, biases, scales and zero points.
+"""A graph as ONNX in QDQ form: u8 activations per tensor, s8 weights per channel, what the int8 paths of ONNX Runtime
+and OpenVINO are made for. The quantized network is the very same: weights, biases, scales and zero points.
 
 The model takes the u8 inputs in NCHW and gives the outputs of the graph.
 """
@@ -106,9 +106,7 @@ class _Export:
             ("bias", self.constants[node.bias], scale * np.float32(x.scale), zero.astype(np.int32)),
         ):
             name = f"{node.output}/{part}"
-            inputs = [
-                self.constant(f"{name}/{k}", v) for k, v in (("q", array), ("scale", s), ("zero_point", z))
-            ]
+            inputs = [self.constant(f"{name}/{k}", v) for k, v in (("q", array), ("scale", s), ("zero_point", z))]
             dequantized.append(self.emit("DequantizeLinear", inputs, name, axis=0))
         return dequantized
 
