@@ -29,6 +29,12 @@ def add_factors(a: Tensor, b: Tensor, out: Tensor) -> tuple[float, float]:
     return float(np.float32(a.scale) / sy), float(np.float32(b.scale) / sy)
 
 
+def product_multiplier(a: Tensor, b: Tensor, out: Tensor) -> float:
+    """M = fp32(fp32(s1 * s2) / sy), as for a weight's scale in numerics.md 5."""
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.float32(a.scale) * np.float32(b.scale) / np.float32(out.scale))
+
+
 def average_multipliers(window: int, source: Tensor, out: Tensor) -> NDArray[np.float32]:
     """f32 [window + 1]: fp32(sx / (n * sy)) for a divisor of n, computed in double; entry 0 is never used."""
     n = np.arange(window + 1, dtype=np.float64)

@@ -101,6 +101,18 @@ class Add(_Node, tag="add", frozen=True):
     hi: int
 
 
+class Mul(_Node, tag="mul", frozen=True):
+    """Elementwise product of two activations, requantized with fp32(fp32(s1 * s2) / sy).
+
+    Both have the output's shape, or the second is [n, 1, 1, c] beside [n, h, w, c]: the gate of squeeze-and-excite.
+    """
+
+    inputs: tuple[str, str]
+    output: str
+    lo: int
+    hi: int
+
+
 class Lut(_Node, tag="lut", frozen=True):
     """Any unary function, as a table. table: u8 [256].
 
@@ -171,7 +183,21 @@ class Aten(_Node, tag="aten", frozen=True):
     kwargs: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-Node = Conv2d | Linear | MaxPool2d | AvgPool2d | Add | Lut | Concat | Reshape | Quantize | Dequantize | Softmax | Aten
+Node = (
+    Conv2d
+    | Linear
+    | MaxPool2d
+    | AvgPool2d
+    | Add
+    | Mul
+    | Lut
+    | Concat
+    | Reshape
+    | Quantize
+    | Dequantize
+    | Softmax
+    | Aten
+)
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import graph as g
-from agent.arithmetic import QUANTIZED, canonical_zero_point, container_range
+from agent.arithmetic import QUANTIZED, canonical_zero_point, container_range, product_multiplier
 from agent.errors import ModelError
 
 Constants = Mapping[str, NDArray[np.generic]]
@@ -39,7 +39,7 @@ def validate(graph: g.Graph, constants: Constants, limits: Limits = Limits()) ->
 
 def node_inputs(node: g.Node) -> tuple[str, ...]:
     """The activations that a node reads."""
-    return node.inputs if isinstance(node, (g.Add, g.Concat, g.Aten)) else (node.input,)
+    return node.inputs if isinstance(node, (g.Add, g.Mul, g.Concat, g.Aten)) else (node.input,)
 
 
 def node_outputs(node: g.Node) -> tuple[str, ...]:
@@ -222,6 +222,16 @@ class _Validator:
         y = self.activation(node.output, True)
         self.same_shape(a, b, y)
         self.clamp(node.lo, node.hi, y)
+
+    def node_mul(self, node: g.Mul) -> None:
+        a, b = (self.activation(name, True) for name in node.inputs)
+        y = self.activation(node.output, True)
+        self.same_shape(a, y)
+        gate = len(y.shape) == 4 and b.shape == (y.shape[0], 1, 1, y.shape[3])
+        self.require(gate or b.shape == y.shape, "the second input must have the output's shape, or be [n, 1, 1, c]")
+        self.clamp(node.lo, node.hi, y)
+        multiplier = product_multiplier(a, b, y)
+        self.require(0 < multiplier < float("inf"), f"the multiplier {multiplier} must be finite and > 0")
 
     def node_lut(self, node: g.Lut) -> None:
         self.same_shape(self.activation(node.input, True), self.activation(node.output, True))

@@ -120,6 +120,7 @@ PYBIND11_MODULE(_kernels, m) {
                          lo, hi);
           })
       .def("add", &Builder::add)
+      .def("mul", &Builder::mul)
       .def("lut", [](Builder& b, const std::string& name, int in, int out,
                      const Array<uint8_t>& table) { b.lut(name, in, out, span(table)); })
       .def("concat",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from agent.errors import Int8dError
+from models.zoo import IMAGENET
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,13 +18,16 @@ def main(argv: list[str] | None = None) -> int:
     zoo = build.add_subparsers(dest="model", required=True)
     digits = zoo.add_parser("digits", help="train and quantize the digits network (seconds; the same file every time)")
     digits.add_argument("-o", "--output", type=Path, help="folder for the model and the pictures (default: models/zoo)")
-    resnet18 = zoo.add_parser("resnet18", help="quantize torchvision's ResNet18")
-    resnet18.add_argument("--weights", choices=["DEFAULT", "none"], default="DEFAULT", help="none: seeded random ones")
-    resnet18.add_argument("--calibrate", type=Path, metavar="FOLDER", help="pictures to calibrate on")
-    resnet18.add_argument("-o", "--output", type=Path, help="default: models/zoo/resnet18.int8.safetensors")
+    for name in IMAGENET:
+        network = zoo.add_parser(name, help=f"quantize torchvision's {name}")
+        network.add_argument(
+            "--weights", choices=["DEFAULT", "none"], default="DEFAULT", help="none: seeded random ones"
+        )
+        network.add_argument("--calibrate", type=Path, metavar="FOLDER", help="pictures to calibrate on")
+        network.add_argument("-o", "--output", type=Path, help=f"default: models/zoo/{name}.int8.safetensors")
     args = parser.parse_args(argv)
     try:
-        return _digits(args) if args.model == "digits" else _resnet18(args)
+        return _digits(args) if args.model == "digits" else _imagenet(args)
     except (Int8dError, OSError) as e:
         print(f"int8d-make: {e}", file=sys.stderr)
         return 2
@@ -42,12 +46,12 @@ def _digits(args: argparse.Namespace) -> int:
     return 0
 
 
-def _resnet18(args: argparse.Namespace) -> int:
+def _imagenet(args: argparse.Namespace) -> int:
     from agent.modelfile import write
-    from models.zoo import digits, resnet18
+    from models.zoo import digits, imagenet
 
-    path: Path = args.output or digits.FOLDER / "resnet18.int8.safetensors"
-    result = resnet18.make(args.weights, args.calibrate)
+    path: Path = args.output or digits.FOLDER / f"{args.model}.int8.safetensors"
+    result = imagenet.make(args.model, args.weights, args.calibrate)
     write(path, result.built.model)
     _report(path, result.built.parity)
     return 0

@@ -210,6 +210,17 @@ def add(s: Sketch) -> Model:
     return s.model([a, b], [s.add(a, b)])
 
 
+def mul(s: Sketch) -> Model:
+    shape = [(s.int(1, 3), s.int(1, 200)), (s.int(1, 2), s.int(1, 9), s.int(1, 9), _channels(s, 150))][s.int(0, 1)]
+    gate = len(shape) == 4 and s.chance(0.7)
+    a, b = s.tensor(shape), s.tensor((shape[0], 1, 1, shape[3]) if gate else shape)
+    low = s.tensor(shape)
+    scale = float(np.float32(a.scale * b.scale * 2.0 ** s.rng.uniform(4, 8)))
+    y = s.tensors[-1] = g.Tensor(low.name, low.shape, low.dtype, scale, low.zero_point)
+    s.nodes.append(g.Mul("n", (a.name, b.name), y.name, *s.clamp(y)))
+    return s.model([a, b], [y])
+
+
 def lut(s: Sketch) -> Model:
     shape = (1, s.int(1, 9), s.int(1, 9), s.int(1, 70))
     x, y = s.tensor(shape), s.tensor(shape)
@@ -291,6 +302,6 @@ def network(s: Sketch) -> Model:
 
 OPERATORS: dict[str, Callable[[Sketch], Model]] = {
     f.__name__: f
-    for f in (conv2d, depthwise, linear, max_pool2d, avg_pool2d, add, lut, concat, reshape, quantize, dequantize,
+    for f in (conv2d, depthwise, linear, max_pool2d, avg_pool2d, add, mul, lut, concat, reshape, quantize, dequantize,
               softmax, network)
 }  # fmt: skip

@@ -90,6 +90,13 @@ def _add(node, tensors, constants, values):
     return _finish(t + u, node.lo, node.hi, y)
 
 
+def _mul(node, tensors, constants, values):
+    (a, b), y = node.inputs, tensors[node.output]
+    m = np.float32(tensors[a].scale) * np.float32(tensors[b].scale) / np.float32(y.scale)
+    product = _value(values, tensors, a) * _value(values, tensors, b)
+    return _finish(product.astype(np.float32) * m, node.lo, node.hi, y)
+
+
 def _lut(node, tensors, constants, values):
     x, y = tensors[node.input], tensors[node.output]
     q = constants[node.table][values[node.input].astype(np.int64) - RANGE[x.dtype][0]].astype(np.int64)
@@ -133,6 +140,7 @@ _NODE = {
     g.MaxPool2d: _max_pool2d,
     g.AvgPool2d: _avg_pool2d,
     g.Add: _add,
+    g.Mul: _mul,
     g.Lut: _lut,
     g.Concat: _concat,
     g.Reshape: _reshape,

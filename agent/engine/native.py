@@ -113,7 +113,7 @@ class _Lowering:
     def f32(self, name: str) -> NDArray[np.float32]:
         return cast(NDArray[np.float32], self.constants[name])
 
-    def clamp(self, node: g.Conv2d | g.Linear | g.AvgPool2d | g.Add) -> tuple[int, int]:
+    def clamp(self, node: g.Conv2d | g.Linear | g.AvgPool2d | g.Add | g.Mul) -> tuple[int, int]:
         shift = 128 if self.tensors[node.output].dtype == "s8" else 0
         return node.lo + shift, node.hi + shift
 
@@ -147,6 +147,10 @@ class _Lowering:
                 factors = arithmetic.add_factors(t[node.inputs[0]], t[node.inputs[1]], t[node.output])
                 a, c = (self.id(name) for name in node.inputs)
                 b.add(node.name, a, c, self.id(node.output), *factors, *self.clamp(node))
+            case g.Mul():
+                multiplier = arithmetic.product_multiplier(t[node.inputs[0]], t[node.inputs[1]], t[node.output])
+                a, c = (self.id(name) for name in node.inputs)
+                b.mul(node.name, a, c, self.id(node.output), multiplier, *self.clamp(node))
             case g.Lut():
                 table = cast(NDArray[np.uint8], self.constants[node.table])
                 b.lut(node.name, self.id(node.input), self.id(node.output), table)

@@ -124,6 +124,12 @@ class TorchSegment:
         u = self._value(values, b).float() * torch.tensor(f2, dtype=torch.float32)
         self._store(values, node.output, t + u, node.lo, node.hi)
 
+    def _mul(self, node: g.Mul, values: Tensors) -> None:
+        a, b = node.inputs
+        m = arithmetic.product_multiplier(self._tensors[a], self._tensors[b], self._tensors[node.output])
+        product = self._value(values, a) * self._value(values, b)
+        self._store(values, node.output, product.float() * torch.tensor(m, dtype=torch.float32), node.lo, node.hi)
+
     def _canonical(self, values: Tensors, name: str) -> torch.Tensor:
         return values[name].long() + (128 if self._tensors[name].dtype == "s8" else 0)
 

@@ -148,6 +148,10 @@ class _Export:
         inputs = [self.dequantized(name, f"{node.name}/{i}") for i, name in enumerate(node.inputs)]
         self.quantized(self.emit("Add", inputs, f"{node.output}/float"), node.output, node.lo, node.hi)
 
+    def _mul(self, node: g.Mul) -> None:
+        inputs = [self.dequantized(name, f"{node.name}/{i}") for i, name in enumerate(node.inputs)]
+        self.quantized(self.emit("Mul", inputs, f"{node.output}/float"), node.output, node.lo, node.hi)
+
     def _lut(self, node: g.Lut) -> None:
         x = self.dequantized(node.input, node.name)
         if node.function == "silu":

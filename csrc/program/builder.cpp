@@ -195,6 +195,18 @@ void Builder::add(const std::string& name, int a, int b, int out, float f1, floa
               AddOp{{x.zero_point, z.zero_point, f1, f2, lo, hi, y.zero_point}, &add_kernel(impl_->sketch.isa)});
 }
 
+void Builder::mul(const std::string& name, int a, int b, int out, float multiplier, int lo, int hi) {
+  const Tensor &x = impl_->source(a, Dtype::u8, name), &z = impl_->source(b, Dtype::u8, name);
+  const Tensor& y = impl_->target(out, Dtype::u8, name);
+  const bool gate = y.shape.size() == 4 && z.shape.size() == 4 && z.n == y.n && z.h == 1 && z.w == 1 && z.c == y.c;
+  Impl::require(x.shape == y.shape && (gate || z.shape == y.shape), name,
+                "the first input must have the output's shape, the second, too, or be [n, 1, 1, c]");
+  Impl::check_clamp(lo, hi, name);
+  Impl::check_scale(multiplier, name);
+  impl_->push(name, {a, b}, out,
+              MulOp{{x.zero_point, z.zero_point, multiplier, lo, hi, y.zero_point}, &mul_kernel(impl_->sketch.isa)});
+}
+
 void Builder::lut(const std::string& name, int in, int out, std::span<const uint8_t> table) {
   const Tensor &x = impl_->source(in, Dtype::u8, name), &y = impl_->target(out, Dtype::u8, name);
   Impl::require(x.shape == y.shape, name, "input and output must have the same shape");

@@ -10,6 +10,7 @@
 #include "../kernels/conv/conv.h"
 #include "../kernels/depthwise/depthwise.h"
 #include "../kernels/linear/linear.h"
+#include "../kernels/mul/mul.h"
 #include "../kernels/pool/pool.h"
 #include "program.h"
 
@@ -55,6 +56,10 @@ struct AddOp {
   AddParams params;
   const AddKernel* kernel;
 };
+struct MulOp {
+  MulParams params;
+  const MulKernel* kernel;
+};
 struct LutOp {
   Table table;
 };
@@ -78,8 +83,8 @@ struct Op {
   std::string name;
   std::vector<int> inputs;
   int output;
-  std::variant<ConvOp, DepthwiseOp, LinearOp, MaxPoolOp, AvgPoolOp, AddOp, LutOp, ConcatOp, ReshapeOp, QuantizeOp,
-               DequantizeOp, SoftmaxOp>
+  std::variant<ConvOp, DepthwiseOp, LinearOp, MaxPoolOp, AvgPoolOp, AddOp, MulOp, LutOp, ConcatOp, ReshapeOp,
+               QuantizeOp, DequantizeOp, SoftmaxOp>
       params;
 };
 

@@ -79,6 +79,8 @@ class Builder {
   void avg_pool2d(const std::string& name, int in, int out, const WindowDef&, bool count_include_pad,
                   std::span<const float> multipliers, int lo, int hi);
   void add(const std::string& name, int a, int b, int out, float f1, float f2, int lo, int hi);
+  // b has the shape of a and out, or is [n, 1, 1, c].
+  void mul(const std::string& name, int a, int b, int out, float multiplier, int lo, int hi);
   void lut(const std::string& name, int in, int out, std::span<const uint8_t> table);
   // tables: one of 256 entries an input, or an empty one where its quantization is the output's.
   void concat(const std::string& name, std::span<const int> in, int out, int axis,

@@ -166,6 +166,18 @@ Work add_work(const Program::Impl& program, const Op& op, const AddOp& add) {
   return by_rows(out, [=](int row) { kernel->run(a.row(row), b.row(row), out.row(row), out.row_count(), *params); });
 }
 
+Work mul_work(const Program::Impl& program, const Op& op, const MulOp& mul) {
+  const Side a = side(program, op.inputs[0]), b = side(program, op.inputs[1]), out = side(program, op.output);
+  const MulKernel* kernel = mul.kernel;
+  const MulParams* params = &mul.params;
+  const bool gate = b.rows() != out.rows() || b.row_count() != out.row_count();
+  return by_rows(out, [=](int row) {
+    const uint8_t* second = gate ? b.row(row / out.tensor->h) : b.row(row);
+    const size_t pixels = static_cast<size_t>(out.tensor->w), c = static_cast<size_t>(out.tensor->c);
+    kernel->run({a.row(row), second, out.row(row), pixels, c, gate ? 0 : c, params});
+  });
+}
+
 Work concat_work(const Program::Impl& program, const Op& op, const ConcatOp& concat) {
   const Side out = side(program, op.output);
   std::vector<Side> in;
@@ -254,6 +266,7 @@ Step bind(const Program::Impl& program, const Op& op, const Op* add) {
                 pool_work(program, op, o->shape, [params](const PoolCall& call) { avg_pool_u8(call, params); }));
   }
   if (const auto* o = std::get_if<AddOp>(&op.params)) return step(o->kernel->name, add_work(program, op, *o));
+  if (const auto* o = std::get_if<MulOp>(&op.params)) return step(o->kernel->name, mul_work(program, op, *o));
   if (const auto* o = std::get_if<LutOp>(&op.params)) {
     const uint8_t* table = o->table.data();
     return step("lut_u8", by_rows(out, [=](int row) { lut_u8(in.row(row), out.row(row), out.row_count(), table); }));

@@ -43,6 +43,7 @@ WEIGHTED = {aten.conv2d.default, aten.linear.default}
 CLAMPS = {aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
           aten.clamp.default, aten.clamp_.default}  # fmt: skip
 SUMS = {aten.add.Tensor, aten.add_.Tensor}
+PRODUCTS = {aten.mul.Tensor, aten.mul_.Tensor}
 UNARY = {aten.hardswish.default, aten.hardswish_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default,
          aten.sigmoid.default, aten.sigmoid_.default, aten.silu.default, aten.silu_.default, aten.gelu.default,
          aten.tanh.default, aten.tanh_.default, aten.leaky_relu.default, aten.elu.default}  # fmt: skip
@@ -63,6 +64,8 @@ class Int8Quantizer(Quantizer):
             if node.target in WEIGHTED:
                 self._annotate(node, {node.args[0]: ACTIVATION, node.args[1]: WEIGHT})
             elif node.target in SUMS and all(_same_shape(a, node) for a in node.args[:2]) and not node.kwargs:
+                self._annotate(node, {a: ACTIVATION for a in node.args[:2]})
+            elif node.target in PRODUCTS and gated(node) is not None:
                 self._annotate(node, {a: ACTIVATION for a in node.args[:2]})
             elif node.target in UNARY | CLAMPS | AVERAGES:
                 self._annotate(node, {node.args[0]: ACTIVATION}, fuse=False)
@@ -87,6 +90,22 @@ class Int8Quantizer(Quantizer):
         node.meta["quantization_annotation"] = QuantizationAnnotation(inputs, None if fused else ACTIVATION, True)
         if fused:
             users[0].meta["quantization_annotation"] = QuantizationAnnotation({}, ACTIVATION, True)
+
+
+def gated(node: Node) -> tuple[Node, Node] | None:
+    """A product's operands, the one of the output's shape first: the other has its shape, too, or is [n, c, 1, 1]."""
+    a, b = node.args[:2]
+    if not (isinstance(a, Node) and isinstance(b, Node)):
+        return None
+    shape = _meta_shape(node)
+    wide, gate = (a, b) if _meta_shape(a) == shape else (b, a)
+    if _meta_shape(wide) != shape or _meta_shape(gate) not in (shape, (*shape[:2], 1, 1) if len(shape) == 4 else shape):
+        return None
+    return wide, gate
+
+
+def _meta_shape(node: Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape if "val" in node.meta else node.meta["tensor_meta"].shape)
 
 
 def _same_shape(a: object, b: Node) -> bool:

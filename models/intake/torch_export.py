@@ -23,7 +23,7 @@ from torch.fx import GraphModule, Node
 from agent import graph as g
 from agent.arithmetic import softmax_table
 from agent.errors import ModelError
-from models.compress.quantize import CLAMPS, SUMS, UNARY
+from models.compress.quantize import CLAMPS, PRODUCTS, SUMS, UNARY, gated
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -248,6 +248,8 @@ class _Intake:
             return self.linear
         if target in SUMS:
             return self.add
+        if target in PRODUCTS:
+            return self.mul
         if target is aten.max_pool2d.default:
             return self.max_pool2d
         if target in (aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim):
@@ -318,6 +320,15 @@ class _Intake:
             return None
         y = self.output(node, quantize)
         self.nodes.append(g.Add(y.name, (a.tensor.name, b.tensor.name), y.name, lo, hi))
+        return Value(y, a.order)
+
+    def mul(self, node: Node, quantize: Node, lo: int, hi: int) -> Value | None:
+        operands = gated(node)
+        a, b = (self.source(arg) for arg in operands) if operands else (None, None)
+        if a is None or b is None or not _same_order(a.order, b.order):
+            return None
+        y = self.output(node, quantize)
+        self.nodes.append(g.Mul(y.name, (a.tensor.name, b.tensor.name), y.name, lo, hi))
         return Value(y, a.order)
 
     def max_pool2d(self, node: Node, quantize: Node, lo: int, hi: int) -> Value | None:

@@ -1,9 +1,9 @@
-"""torchvision's ResNet18, 224x224, ImageNet's 1000 classes."""
+"""torchvision's classification networks, 224x224, ImageNet's 1000 classes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,44 +25,44 @@ class Result:
     pretrained: bool
 
 
-def make(weights: str = "DEFAULT", calibrate: Path | None = None, seed: int = SEED) -> Result:
-    """weights: ``DEFAULT`` downloads torchvision's, and falls back to seeded ones, loudly; ``none`` takes seeded ones.
+def make(name: str, weights: str = "DEFAULT", calibrate: Path | None = None, seed: int = SEED) -> Result:
+    """name: one of ``models.zoo.IMAGENET``. weights: ``DEFAULT`` downloads torchvision's, and falls back to seeded ones, loudly; ``none`` takes seeded ones.
 
     calibrate: a folder of pictures; without it, seeded synthetic ones, which suit seeded weights only.
     """
     models = import_torchvision().models
-    enum = models.ResNet18_Weights.DEFAULT
+    enum = models.get_model_weights(name).DEFAULT
     net, pretrained = None, False
     if weights != "none":
         try:
-            net, pretrained = models.resnet18(weights=enum), True
+            net, pretrained = models.get_model(name, weights=enum), True
         except Exception as e:  # urllib's, ssl's and torch.hub's errors have no common root
             print(f"WARNING: torchvision's weights could not be downloaded ({e}).", file=sys.stderr)
     pictures = _read_pictures(calibrate) if calibrate else synthetic(16, seed)
     if net is None:
         print(
-            "WARNING: ResNet18 gets SEEDED RANDOM weights. Its predictions mean nothing: for timing and parity only.",
+            f"WARNING: {name} gets SEEDED RANDOM weights. Its predictions mean nothing: for timing and parity only.",
             file=sys.stderr,
         )
-        net = seeded(models.resnet18, seed)
+        net = seeded(lambda: models.get_model(name, weights=None), seed)
     elif calibrate is None:
         print("WARNING: calibrated on synthetic pictures; give real ones with --calibrate FOLDER.", file=sys.stderr)
     provenance = {
-        "recipe": "int8d-make build resnet18",
+        "recipe": f"int8d-make build {name}",
         "weights": str(enum) if pretrained else f"seeded random ({seed}): for timing and parity only",
         "calibration": "pictures" if calibrate else f"synthetic ({seed})",
     }
     preprocess = Preprocess("x", resize=256, crop=(SIZE, SIZE), mean=MEAN, std=STD)
     probes = torch.cat([pictures[:2], synthetic(2, seed + 1)])
-    built = build("resnet18", net.eval(), list(pictures.split(4)), probes, enum.meta["categories"], preprocess,
+    built = build(name, net.eval(), list(pictures.split(4)), probes, enum.meta["categories"], preprocess,
                   provenance, golden=2)  # fmt: skip
     return Result(built, pretrained)
 
 
-def seeded(architecture, seed: int) -> torch.nn.Module:
+def seeded(architecture: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
     """Random weights whose batch-norms have seen pictures, so that activations keep a sane range."""
     torch.manual_seed(seed)
-    net = architecture(weights=None)
+    net = architecture()
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
