@@ -31,27 +31,43 @@ int8d::WindowDef window(std::array<int, 2> kernel, std::array<int, 2> stride, st
   return {kernel, stride, dilation, padding};
 }
 
+struct Borders {
+  static constexpr size_t kMost = 64;
+  const void* in[kMost];
+  void* out[kMost];
+
+  Borders(Program& program, const std::vector<py::array>& inputs, const std::vector<py::array>& outputs) {
+    if (inputs.size() != program.inputs() || outputs.size() != program.outputs())
+      throw std::invalid_argument("run: wrong number of arrays");
+    if (inputs.size() > kMost || outputs.size() > kMost) throw std::invalid_argument("run: too many arrays");
+    auto check = [](const py::array& array, size_t bytes) {
+      if (static_cast<size_t>(array.nbytes()) != bytes || !(array.flags() & py::array::c_style))
+        throw std::invalid_argument("run: an array has the wrong size or is not contiguous");
+    };
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      check(inputs[i], program.input_bytes(i));
+      in[i] = inputs[i].data();
+    }
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      check(outputs[i], program.output_bytes(i));
+      out[i] = const_cast<py::array&>(outputs[i]).mutable_data();
+    }
+  }
+};
+
 void run(Program& program, const std::vector<py::array>& inputs, const std::vector<py::array>& outputs) {
-  if (inputs.size() != program.inputs() || outputs.size() != program.outputs())
-    throw std::invalid_argument("run: wrong number of arrays");
-  constexpr size_t kBorders = 64;
-  const void* in[kBorders];
-  void* out[kBorders];
-  if (inputs.size() > kBorders || outputs.size() > kBorders) throw std::invalid_argument("run: too many arrays");
-  auto check = [](const py::array& array, size_t bytes) {
-    if (static_cast<size_t>(array.nbytes()) != bytes || !(array.flags() & py::array::c_style))
-      throw std::invalid_argument("run: an array has the wrong size or is not contiguous");
-  };
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    check(inputs[i], program.input_bytes(i));
-    in[i] = inputs[i].data();
-  }
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    check(outputs[i], program.output_bytes(i));
-    out[i] = const_cast<py::array&>(outputs[i]).mutable_data();
-  }
+  const Borders borders(program, inputs, outputs);
   const py::gil_scoped_release release;
-  program.run(in, out);
+  program.run(borders.in, borders.out);
+}
+
+std::vector<int64_t> profile(Program& program, const std::vector<py::array>& inputs,
+                             const std::vector<py::array>& outputs) {
+  const Borders borders(program, inputs, outputs);
+  std::vector<int64_t> nanoseconds(program.steps().size());
+  const py::gil_scoped_release release;
+  program.profile(borders.in, borders.out, nanoseconds.data());
+  return nanoseconds;
 }
 
 py::list steps(const Program& program) {
@@ -76,6 +92,7 @@ PYBIND11_MODULE(_kernels, m) {
 
   py::class_<Program>(m, "Program")
       .def("run", &run, py::arg("inputs"), py::arg("outputs"))
+      .def("profile", &profile, py::arg("inputs"), py::arg("outputs"))
       .def("steps", &steps)
       .def_property_readonly("isa", [](const Program& p) { return int8d::isa_name(p.isa()); })
       .def_property_readonly("threads", &Program::threads)

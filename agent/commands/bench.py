@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", default="1", help="one number, or several with commas (default: 1)")
     parser.add_argument("--backend", choices=["auto", "native", "torch"], default="auto")
     parser.add_argument("--vs", default="", metavar="PEERS", help="onnxruntime, openvino: the same network, in turns")
+    parser.add_argument("--layers", action="store_true", help="the time of each layer")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure (default: 2)")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
 
@@ -39,6 +40,12 @@ def run(args: argparse.Namespace) -> int:
                 f"min {result['min_ms']:.3f} ms, p50 {result['p50_ms']:.3f} ms, p95 {result['p95_ms']:.3f} ms, "
                 f"{result['gmac_per_s']:.1f} GMAC/s at the median"
             )
+        if args.layers:
+            result["layers"] = layers(args.model, count, args.backend)
+            text += "\n" + "\n".join(
+                f"  {r['us']:9.1f} us  {r['gmac_per_s']:6.1f} GMAC/s  {r['name']:24} {r['kernel']}"
+                for r in result["layers"]
+            )
         print(msgspec.json.encode(result).decode() if args.json else text, flush=True)
     return 0
 
@@ -58,6 +65,23 @@ def compared(result: dict[str, Any]) -> str:
             f"p95 {figures['p95_ms']:8.3f} ms{same}"
         )
     return "\n".join(lines)
+
+
+def layers(path: str, threads: int, backend: Any, runs: int = 200) -> list[dict[str, Any]]:
+    """The median microseconds of each node that takes any, in order."""
+    from agent.engine import load
+    from agent.peers.judge import noise
+
+    engine = load(path, threads, backend, spin_us=2000)
+    inputs = noise(engine)
+    taken = [engine.profile(inputs) for _ in range(runs)]
+    rows = []
+    for step in engine.steps():
+        median = sorted(t[step.name] for t in taken)[runs // 2]
+        if median:
+            rows.append({"name": step.name, "kernel": step.kernel, "us": median / 1e3, "macs": step.macs,
+                         "gmac_per_s": step.macs / median})  # fmt: skip
+    return rows
 
 
 def measure(path: str, threads: int, backend: Any, seconds: float) -> dict[str, Any]:

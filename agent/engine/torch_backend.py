@@ -7,6 +7,7 @@ operation at a time, as docs/numerics.md says. This is the fallback, and a secon
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,13 +54,20 @@ class TorchSegment:
 
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Input arrays to output arrays."""
+        return self.profile(arrays)[0]
+
+    def profile(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, int]]:
+        """As ``run``, and the nanoseconds of each node."""
+        times: dict[str, int] = {}
         with torch.inference_mode():
             values: Tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in self.inputs}
             for node, done in zip(self._nodes, self._done, strict=True):
+                start = time.perf_counter_ns()
                 getattr(self, "_" + str(node.__struct_config__.tag))(node, values)
                 for name in done:
                     values.pop(name, None)
-            return {name: np.ascontiguousarray(values[name].numpy()) for name in self.outputs}
+                times[node.name] = time.perf_counter_ns() - start
+            return {name: np.ascontiguousarray(values[name].numpy()) for name in self.outputs}, times
 
     def steps(self) -> list[StepInfo]:
         """Every node runs as its torch function."""

@@ -122,7 +122,7 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
   std::vector<const Op*> fused(sketch.ops.size(), nullptr);  // by sum: the convolution that it takes over
   auto program = std::make_unique<Program::Impl>(std::move(sketch), std::move(places), bytes);
   const Sketch& s = program->sketch;
-  for (size_t i = 0; i < s.inputs.size(); ++i) program->steps.push_back({{}, copy_in(*program, i)});
+  for (size_t i = 0; i < s.inputs.size(); ++i) program->steps.push_back({{}, copy_in(*program, i), 0});
   for (size_t i = 0; i < s.ops.size(); ++i) {
     const Op& op = s.ops[i];
     program->weight_bytes += weights(op);
@@ -136,9 +136,10 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
       continue;
     }
     program->steps.push_back(fused[i] ? bind(*program, *fused[i], &op) : bind(*program, op, nullptr));
+    program->steps.back().index = program->infos.size();
     program->infos.push_back(program->steps.back().info);
   }
-  for (size_t i = 0; i < s.outputs.size(); ++i) program->steps.push_back({{}, copy_out(*program, i)});
+  for (size_t i = 0; i < s.outputs.size(); ++i) program->steps.push_back({{}, copy_out(*program, i), program->infos.size() - 1});
   return program;
 }
 

@@ -27,6 +27,7 @@ using Work = std::function<void(int worker, int workers)>;
 struct Step {
   StepInfo info;
   Work work;
+  size_t index = 0;  // into Program::Impl::infos
 };
 
 struct Program::Impl {

@@ -1,6 +1,8 @@
 // Runs what plan.cpp has built.
 #include "program.h"
 
+#include <algorithm>
+
 #include "plan.h"
 
 namespace int8d {
@@ -34,6 +36,32 @@ void Program::run(const void* const* inputs, void* const* outputs) {
         }
       },
       &p);
+}
+
+void Program::profile(const void* const* inputs, void* const* outputs, int64_t* nanoseconds) {
+  Impl& p = *impl_;
+  const std::lock_guard lock(p.mutex);
+  p.inputs = inputs;
+  p.outputs = outputs;
+  std::fill_n(nanoseconds, p.infos.size(), 0);
+  struct Context {
+    const Impl& program;
+    int64_t* nanoseconds;
+  } context{p, nanoseconds};
+  p.team.run(
+      [](void* opaque, int worker, Team& team) {
+        const Context& c = *static_cast<const Context*>(opaque);
+        auto last = std::chrono::steady_clock::now();
+        for (const Step& step : c.program.steps) {
+          step.work(worker, team.workers());
+          team.barrier();
+          if (worker != 0) continue;
+          const auto now = std::chrono::steady_clock::now();
+          c.nanoseconds[step.index] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
+          last = now;
+        }
+      },
+      &context);
 }
 
 const std::vector<StepInfo>& Program::steps() const { return impl_->infos; }

@@ -34,6 +34,10 @@ class Program {
   // Calls from several threads take turns.
   void run(const void* const* inputs, void* const* outputs);
 
+  // As run(), and the time of each step in nanoseconds, waiting for the last worker included: [steps().size()], 0 for
+  // a step that is no work. What it costs to copy the inputs in and the outputs out counts with the first and the last.
+  void profile(const void* const* inputs, void* const* outputs, int64_t* nanoseconds);
+
   const std::vector<StepInfo>& steps() const;
   size_t input_bytes(size_t i) const;
   size_t output_bytes(size_t i) const;

@@ -249,7 +249,7 @@ Step bind(const Program::Impl& program, const Op& op, const Op* add) {
   auto step = [&](const char* kernel, Work work, int64_t count = 0) {
     info.kernel = kernel;
     info.macs = count;
-    return Step{info, std::move(work)};
+    return Step{info, std::move(work), 0};
   };
   if (const auto* o = std::get_if<ConvOp>(&op.params))
     return step(o->kernel->name, conv_work(program, op, *o, add), macs(o->shape));

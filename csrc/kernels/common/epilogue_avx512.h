@@ -54,4 +54,59 @@ inline void store_bytes(uint8_t* p, __m512i v, __m512i zp, __mmask16 mask) {
   _mm_mask_storeu_epi8(p, mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(v, zp)));
 }
 
+// Where |acc * multiplier| is known to stay below 2^31 (ConvPacked::narrow), clamping can wait until the values are
+// bytes: packing saturates first to 16 and, the zero point added, to 8 bits, which no clamp to 0..255 can tell apart.
+// Four vectors become 64 bytes in order; a function's table costs four instructions more.
+struct Finish {
+  __m512i zp, lo, hi, order;
+  const uint8_t* table;
+  explicit Finish(const Output& o) : table(o.table) {
+    const bool sum = o.add != nullptr;
+    zp = _mm512_set1_epi16(static_cast<int16_t>(sum ? o.add->zp : o.zp));
+    lo = _mm512_set1_epi8(static_cast<char>(sum ? o.add->lo : o.lo));
+    hi = _mm512_set1_epi8(static_cast<char>(sum ? o.add->hi : o.hi));
+    // Packing works within 128-bit lanes: dword 4 * lane + vector goes to 4 * vector + lane.
+    order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  }
+};
+
+inline __m512i round_narrow(__m512i acc, __m512 multiplier) {
+  return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(acc), multiplier));
+}
+
+// 64 bytes through a table of 256: each vpermi2b looks up 7 bits of the index, its top bit chooses.
+inline __m512i lookup(__m512i q, const uint8_t* table) {
+  const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), q, _mm512_loadu_si512(table + 64));
+  const __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), q, _mm512_loadu_si512(table + 192));
+  return _mm512_mask_blend_epi8(_mm512_movepi8_mask(q), low, high);
+}
+
+inline __m512i finish4(__m512i v0, __m512i v1, __m512i v2, __m512i v3, const Finish& f) {
+  const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(v0, v1), f.zp);
+  const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(v2, v3), f.zp);
+  const __m512i bytes = _mm512_permutexvar_epi32(f.order, _mm512_packus_epi16(low, high));
+  const __m512i q = _mm512_min_epu8(_mm512_max_epu8(bytes, f.lo), f.hi);
+  return f.table ? lookup(q, f.table) : q;
+}
+
+// The fused residual, narrow: q1 is clamped in float; the second operand becomes one by the bits of 2^23 + q2.
+struct Sum {
+  __m512 lo, hi, f1, f2, zp2;
+  Sum(const Output& o, const AddParams& a)
+      : lo(_mm512_set1_ps(static_cast<float>(o.lo - o.zp))),
+        hi(_mm512_set1_ps(static_cast<float>(o.hi - o.zp))),
+        f1(_mm512_set1_ps(a.f1)),
+        f2(_mm512_set1_ps(a.f2)),
+        zp2(_mm512_set1_ps(8388608.0f + static_cast<float>(a.zp2))) {}
+};
+
+inline __m512i sum_narrow(__m512i acc, __m512 multiplier, __m128i residual, const Sum& s) {
+  __m512 v1 = _mm512_roundscale_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc), multiplier),
+                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  v1 = _mm512_min_ps(_mm512_max_ps(v1, s.lo), s.hi);
+  const __m512i biased = _mm512_or_si512(_mm512_cvtepu8_epi32(residual), _mm512_set1_epi32(0x4B000000));
+  const __m512 v2 = _mm512_sub_ps(_mm512_castsi512_ps(biased), s.zp2);
+  return _mm512_cvtps_epi32(_mm512_add_ps(_mm512_mul_ps(v1, s.f1), _mm512_mul_ps(v2, s.f2)));
+}
+
 }  // namespace int8d::avx512

@@ -31,4 +31,20 @@ inline uint8_t add_quantized(uint8_t q1, uint8_t q2, const AddParams& p) {
   return static_cast<uint8_t>(static_cast<int32_t>(v) + p.zp);
 }
 
+// What becomes of an accumulator, in order: requantized, then added to a residual, then looked up in a table.
+struct Output {
+  int32_t lo = 0, hi = 255, zp = 0;
+  const AddParams* add = nullptr;  // optional
+  const uint8_t* table = nullptr;  // optional, [256]
+};
+
+inline uint8_t finish(int32_t acc, float m, uint8_t residual, const Output& o) {
+  uint8_t q = requantize(acc, m, o.lo, o.hi, o.zp);
+  if (o.add) q = add_quantized(q, residual, *o.add);
+  return o.table ? o.table[q] : q;
+}
+
+// Whether the sum t + u can be rounded to int32 before it is clamped: vector kernels save an operation where it can.
+inline bool is_narrow(const AddParams& p) { return 255 * (std::fabs(p.f1) + std::fabs(p.f2)) < 0x1p30f; }
+
 }  // namespace int8d

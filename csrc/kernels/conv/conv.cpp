@@ -9,8 +9,8 @@ namespace {
 bool accepts(const ConvShape& s) { return s.kh * s.kw <= 256; }
 
 constexpr ConvKernel kKernels[] = {
-#define INT8D_CONV(name, isa, panel, split) \
-  {#name, Isa::isa, panel, [](const ConvDef& def) { return conv_pack(def, panel, split); }, name, accepts},
+#define INT8D_CONV(name, isa, panel, split, tables) \
+  {#name, Isa::isa, panel, tables, [](const ConvDef& def) { return conv_pack(def, panel, split); }, name, accepts},
 #include "kernels.inc"
 #undef INT8D_CONV
 };

@@ -46,6 +46,7 @@ struct ConvCall {
   // Optional residual, same shape as out: q = add_quantized(conv's q, residual's q). zp1 is the convolution's out_zp.
   View residual;
   const AddParams* add = nullptr;
+  const uint8_t* table = nullptr;      // optional, [256]: the result, the residual added, is looked up in it
   int row_begin = 0, row_end = 0;      // rows of the output, counted over batch * oh
   int panel_begin = 0, panel_end = 0;  // panels of output channels, 0 .. ConvKernel::panels(shape)
 };
@@ -53,7 +54,8 @@ struct ConvCall {
 struct ConvKernel {
   const char* name;  // e.g. conv_u8s8_14x32_avx512vnni
   Isa isa;
-  int panel;  // output channels in a panel (within one group)
+  int panel;    // output channels in a panel (within one group)
+  bool tables;  // whether a call may bring a table
   ConvPackedPtr (*pack)(const ConvDef&);
   void (*run)(const ConvCall&);
   bool (*accepts)(const ConvShape&);

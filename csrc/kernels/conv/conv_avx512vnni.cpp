@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <utility>
 
 #include "../common/epilogue_avx512.h"
@@ -18,6 +19,14 @@ namespace int8d {
 namespace {
 
 constexpr int kHalf = 7;
+
+// What the epilogue of every tile of a call needs.
+struct Epilogue {
+  Output output;
+  avx512::Finish finish;
+  const avx512::Sum* sum;  // of the residual, or null
+  bool narrow;
+};
 
 struct Tile {
   const uint8_t *in_a, *in_b;  // first tap of each half's first pixel
@@ -30,9 +39,49 @@ struct Tile {
   const float* multiplier;
   const ptrdiff_t* offsets;  // of each segment, from the first tap
   const ConvPacked* packed;
-  const AddParams* add;
+  const Epilogue* epilogue;
   uint32_t mask;  // of the panel's channels that exist
+
+  const uint8_t* residual(int p, int a) const { return p < a ? res_a + p * res_stride : res_b + (p - a) * res_stride; }
 };
+
+struct Outputs {
+  uint8_t *a, *b;
+  ptrdiff_t stride;
+  // Of pixel p, where the first half has `first`.
+  uint8_t* at(int p, int first) const { return p < first ? a + p * stride : b + (p - first) * stride; }
+};
+
+inline __m128i load16(const uint8_t* p, uint32_t mask) {
+  if ((mask & 0xffff) == 0xffff) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm_maskz_loadu_epi8(static_cast<__mmask16>(mask), p);
+}
+
+// Masked stores are slow; all but a group's last panel are whole.
+inline void store32(uint8_t* out, __m256i bytes, uint32_t mask) {
+  if (mask == ~0u)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
+  else
+    _mm256_mask_storeu_epi8(out, mask, bytes);
+}
+
+inline void store16(uint8_t* out, __m128i bytes, uint32_t mask) {
+  if (mask == 0xffff)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+  else
+    _mm_mask_storeu_epi8(out, static_cast<__mmask16>(mask), bytes);
+}
+
+// The rare case, element by element: multipliers so large that rounding before clamping could leave int32.
+[[gnu::noinline]] void finish_wide(const Tile& t, const int32_t* sums, int a, int pixels, int channels) {
+  const Outputs out{t.out_a, t.out_b, t.out_stride};
+  for (int p = 0; p < pixels; ++p)
+    for (int c = 0; c < channels; ++c)
+      if (t.mask >> c & 1) {
+        const uint8_t residual = t.epilogue->output.add ? t.residual(p, a)[c] : 0;
+        out.at(p, a)[c] = finish(sums[p * channels + c], t.multiplier[c], residual, t.epilogue->output);
+      }
+}
 
 struct Strides {
   ptrdiff_t s, s3, s5;
@@ -49,12 +98,24 @@ inline const uint8_t* pixel(const uint8_t* base, const Strides& k) {
   if constexpr (P == 6) return base + 2 * k.s3;
 }
 
+#define INT8D_INLINE __attribute__((always_inline))
+
+// f(0), f(1) … with constant arguments. Accumulators are only ever reached through constant indices, in code that is
+// inlined early: otherwise g++ 12 keeps their array in memory, and stores and reloads all of it at every tile.
+template <int N, typename F>
+INT8D_INLINE inline void unroll(F f) {
+  [&]<int... I>(std::integer_sequence<int, I...>)
+      INT8D_INLINE { (f(std::integral_constant<int, I>()), ...); }(std::make_integer_sequence<int, N>());
+}
+
 // A pixels in the first half, B in the second, V vectors of 16 output channels.
 template <int A, int B, int V>
 void run_tile(const Tile& t) {
   __m512i acc[A + B][V];
-  for (int p = 0; p < A + B; ++p)
-    for (int v = 0; v < V; ++v) acc[p][v] = _mm512_load_si512(t.bias + 16 * v);
+  unroll<V>([&](auto v) INT8D_INLINE {
+    const __m512i bias = _mm512_load_si512(t.bias + 16 * v);
+    unroll<A + B>([&](auto p) INT8D_INLINE { acc[p][v] = bias; });
+  });
 
   Strides k{t.in_stride, 3 * t.in_stride, 5 * t.in_stride};
   asm("" : "+r"(k.s), "+r"(k.s3), "+r"(k.s5));  // keep the multiples in registers, not 14 pointers
@@ -65,41 +126,63 @@ void run_tile(const Tile& t) {
     const uint8_t* b = t.in_b + *offset++;
     for (int step = 0; step < segment.steps; ++step) {
       __m512i weight[V];
-      for (int v = 0; v < V; ++v) weight[v] = _mm512_load_si512(w + 64 * v);
-      auto one = [&](__m512i(&sums)[V], const uint8_t* in) {
-        const __m512i x = avx512::broadcast4(in);
-        for (int v = 0; v < V; ++v) sums[v] = _mm512_dpbusd_epi32(sums[v], x, weight[v]);
-      };
-      [&]<int... P>(std::integer_sequence<int, P...>) {
-        (one(acc[P], pixel<P>(a, k)), ...);
-      }(std::make_integer_sequence<int, A>());
-      [&]<int... P>(std::integer_sequence<int, P...>) {
-        (one(acc[A + P], pixel<P>(b, k)), ...);
-      }(std::make_integer_sequence<int, B>());
+      unroll<V>([&](auto v) INT8D_INLINE { weight[v] = _mm512_load_si512(w + 64 * v); });
+      unroll<A + B>([&](auto p) INT8D_INLINE {
+        constexpr int i = decltype(p)::value;
+        const __m512i x = avx512::broadcast4(i < A ? pixel < i<A ? i : 0>(a, k) : pixel < i<A ? 0 : i - A>(b, k));
+        unroll<V>([&](auto v) INT8D_INLINE { acc[i][v] = _mm512_dpbusd_epi32(acc[i][v], x, weight[v]); });
+      });
       a += 4;
       b += 4;
       w += 128;
     }
   }
 
-  const ConvPacked& p = *t.packed;
-  const avx512::Clamp clamp(p.lo, p.hi, p.out_zp);
-  for (int v = 0; v < V; ++v) {
-    const __m512 m = _mm512_load_ps(t.multiplier + 16 * v);
-    const __mmask16 mask = static_cast<__mmask16>(t.mask >> (16 * v));
-    auto finish = [&](const __m512i& sum, const uint8_t* residual, uint8_t* out) {
-      const __m512i q = avx512::requantize(sum, m, clamp);
-      if (t.add) {
-        const avx512::Add add(*t.add);
-        avx512::store_bytes(out, avx512::add(q, avx512::load_bytes(residual, mask), add), add.clamp.zp, mask);
-      } else {
-        avx512::store_bytes(out, q, clamp.zp, mask);
-      }
-    };
-    for (int i = 0; i < A; ++i)
-      finish(acc[i][v], t.res_a + i * t.res_stride + 16 * v, t.out_a + i * t.out_stride + 16 * v);
-    for (int i = 0; i < B; ++i)
-      finish(acc[A + i][v], t.res_b + i * t.res_stride + 16 * v, t.out_b + i * t.out_stride + 16 * v);
+  const Epilogue& e = *t.epilogue;
+  if (!e.narrow) [[unlikely]] {
+    alignas(64) int32_t sums[A + B][16 * V];
+    unroll<A + B>([&](auto p) INT8D_INLINE {
+      unroll<V>([&](auto v) INT8D_INLINE { _mm512_store_si512(sums[p] + 16 * v, acc[p][v]); });
+    });
+    finish_wide(t, &sums[0][0], A, A + B, 16 * V);
+    return;
+  }
+  __m512 m[V];
+  unroll<V>([&](auto v) INT8D_INLINE { m[v] = _mm512_load_ps(t.multiplier + 16 * v); });
+  // Four vectors, 2 or 4 pixels, are finished and packed together.
+  constexpr int kPixels = 4 / V;
+  const Outputs out{t.out_a, t.out_b, t.out_stride};
+  const uint32_t mask = t.mask;
+  auto groups = [&](const avx512::Finish& finish, auto round) INT8D_INLINE {
+    unroll<(A + B + kPixels - 1) / kPixels>([&](auto group) INT8D_INLINE {
+      constexpr int first = group * kPixels;
+      auto q = [&](auto i) INT8D_INLINE {
+        constexpr int p = first + i / V, v = i % V;
+        if constexpr (p < A + B)
+          return round(acc[p][v], m[v], p, v);
+        else
+          return _mm512_setzero_si512();
+      };
+      using std::integral_constant;
+      const __m512i bytes = avx512::finish4(q(integral_constant<int, 0>()), q(integral_constant<int, 1>()),
+                                            q(integral_constant<int, 2>()), q(integral_constant<int, 3>()), finish);
+      unroll<std::min(kPixels, A + B - first)>([&](auto i) INT8D_INLINE {
+        if constexpr (V == 2)
+          store32(out.at(first + i, A), _mm512_extracti64x4_epi64(bytes, i), mask);
+        else
+          store16(out.at(first + i, A), _mm512_extracti32x4_epi32(bytes, i), mask);
+      });
+    });
+  };
+  if (e.sum) {
+    const avx512::Sum& sum = *e.sum;  // read from memory where used: there is no register left for it
+    groups(e.finish, [&](__m512i x, __m512 multiplier, int p, int v) INT8D_INLINE {
+      return avx512::sum_narrow(x, multiplier, load16(t.residual(p, A) + 16 * v, mask >> (16 * v)), sum);
+    });
+  } else {
+    const avx512::Finish finish = e.finish;
+    groups(finish,
+           [&](__m512i x, __m512 multiplier, int, int) INT8D_INLINE { return avx512::round_narrow(x, multiplier); });
   }
 }
 
@@ -170,6 +253,11 @@ struct Runner {
 void conv_u8s8_14x32_avx512vnni(const ConvCall& call) {
   const ConvPacked& p = *call.packed;
   const ConvShape& s = p.shape;
+  const Output output = p.output(call);
+  std::optional<avx512::Sum> sum;
+  if (call.add) sum.emplace(output, *call.add);
+  const Epilogue epilogue{output, avx512::Finish(output), sum ? &*sum : nullptr,
+                          p.narrow && (!call.add || is_narrow(*call.add))};
   Runner r{call, p, s, {}, {}};
   for (size_t i = 0; i < p.segments.size(); ++i)
     r.offsets[i] = p.segments[i].ky * s.dh * call.in.row + p.segments[i].kx * s.dw * call.in.pixel;
@@ -178,7 +266,7 @@ void conv_u8s8_14x32_avx512vnni(const ConvCall& call) {
   r.t.res_stride = call.residual.pixel;
   r.t.offsets = r.offsets.data();
   r.t.packed = &p;
-  r.t.add = call.add;
+  r.t.epilogue = &epilogue;
 
   // Maps whose width leaves a half tile empty take two rows at a time.
   const int tail = s.ow % (2 * kHalf);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstdlib>
 
 namespace int8d {
 
@@ -43,6 +44,17 @@ bool split_step(int8_t* step, int8_t* rest, int panel) {
 
 }  // namespace
 
+bool is_narrow(const ConvDef& def) {
+  const size_t k = def.weight.size() / static_cast<size_t>(def.shape.oc);
+  for (size_t c = 0; c < static_cast<size_t>(def.shape.oc); ++c) {
+    double bound = 0;
+    for (size_t i = 0; i < k; ++i) bound += std::abs(def.weight[c * k + i]);
+    // A value without its zero point lies in -255..255.
+    if ((255 * bound + std::abs(static_cast<double>(def.bias[c]))) * def.multiplier[c] >= 0x1p30) return false;
+  }
+  return true;
+}
+
 ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
   const ConvShape& s = def.shape;
   const int icg = s.ic / s.groups, ocg = s.oc / s.groups, taps = s.kh * s.kw;
@@ -53,6 +65,7 @@ ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
   p.lo = def.lo;
   p.hi = def.hi;
   p.out_zp = def.out_zp;
+  p.narrow = is_narrow(def);
   p.panel = panel;
   p.segments = segments_of(s);
   for (const ConvSegment& segment : p.segments) p.steps += segment.steps;

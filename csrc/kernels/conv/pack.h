@@ -24,6 +24,7 @@ struct ConvExtra {
 struct ConvPacked {
   ConvShape shape;
   int32_t lo = 0, hi = 255, out_zp = 0;
+  bool narrow = false;                // every |acc * multiplier| is known to stay below 2^30
   int panel = 1;                      // output channels in a panel
   int steps = 0;                      // of one panel: the sum over the segments
   std::vector<ConvSegment> segments;  // in the order of the weights
@@ -34,15 +35,19 @@ struct ConvPacked {
   std::vector<int> extra_begin;       // [panels + 1], into extras
   Aligned<int8_t> extra_weight;       // [extras][panel][4]
 
+  Output output(const ConvCall& call) const { return {lo, hi, out_zp, call.add, call.table}; }
   int channels_of_group() const { return shape.oc / shape.groups; }
   int panels_of_group() const { return (channels_of_group() + panel - 1) / panel; }
 };
+
+// Whether |acc * multiplier| < 2^30 for every channel, from weights [oc][k] and u8 inputs.
+bool is_narrow(const ConvDef& def);
 
 // Packs for panels of `panel` channels. With split_saturating, no two weights that vpmaddubsw adds can saturate:
 // where a same-sign pair exceeds 128 in sum, the step keeps w1 and an extra step holds w2 (w = w1 + w2).
 ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating);
 
-#define INT8D_CONV(name, isa, panel, split) void name(const ConvCall&);
+#define INT8D_CONV(name, isa, panel, split, tables) void name(const ConvCall&);
 #include "kernels.inc"
 #undef INT8D_CONV
 

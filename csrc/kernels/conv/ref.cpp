@@ -6,6 +6,7 @@ namespace int8d {
 void conv_u8s8_ref(const ConvCall& call) {
   const ConvPacked& p = *call.packed;
   const ConvShape& s = p.shape;
+  const Output output = p.output(call);
   const int icg = s.ic / s.groups, ocg = p.channels_of_group();
   for (int row = call.row_begin; row < call.row_end; ++row) {
     const int n = row / s.oh, oy = row % s.oh;
@@ -24,10 +25,10 @@ void conv_u8s8_ref(const ConvCall& call) {
               acc += static_cast<uint32_t>(in[i] * w[static_cast<size_t>(i / 4) * p.panel * 4 + i % 4]);
             w += static_cast<size_t>(segment.steps) * p.panel * 4;
           }
-          uint8_t q = requantize(static_cast<int32_t>(acc), p.multiplier[panel * p.panel + lane], p.lo, p.hi, p.out_zp);
           const int oc = g * ocg + first + lane;
-          if (call.add) q = add_quantized(q, call.residual.at(n, oy, ox)[oc], *call.add);
-          call.out.at(n, oy, ox)[oc] = q;
+          const uint8_t residual = call.add ? call.residual.at(n, oy, ox)[oc] : 0;
+          call.out.at(n, oy, ox)[oc] =
+              finish(static_cast<int32_t>(acc), p.multiplier[panel * p.panel + lane], residual, output);
         }
     }
   }
