@@ -147,6 +147,9 @@ void Builder::conv2d(const std::string& name, int in, int out, const WeightsDef&
   if (groups == s.ic && s.ic == s.oc) {
     const DepthwiseKernel& kernel = depthwise_kernel(s, isa);
     impl_->push(name, {in}, out, DepthwiseOp{s, &kernel, kernel.pack(def)});
+  } else if (groups == 1 && s.kh * s.kw * s.ih * s.iw == 1) {  // squeeze-and-excite: its maps are single pixels
+    const LinearKernel& kernel = linear_kernel(isa);
+    impl_->push(name, {in}, out, LinearOp{&kernel, kernel.pack(def)});
   } else {
     const ConvKernel& kernel = conv_kernel(s, isa);
     impl_->push(name, {in}, out, ConvOp{s, &kernel, kernel.pack(def)});
@@ -168,7 +171,7 @@ void Builder::max_pool2d(const std::string& name, int in, int out, const WindowD
   const ConvShape s = Impl::window_shape(x, y, window, name);
   Impl::check_pool(s, name);
   Impl::require(x.zero_point == y.zero_point, name, "input and output must have the same quantization");
-  impl_->push(name, {in}, out, MaxPoolOp{s});
+  impl_->push(name, {in}, out, MaxPoolOp{s, &pool_kernel(impl_->sketch.isa)});
 }
 
 void Builder::avg_pool2d(const std::string& name, int in, int out, const WindowDef& window, bool count_include_pad,
@@ -179,7 +182,8 @@ void Builder::avg_pool2d(const std::string& name, int in, int out, const WindowD
   Impl::check_clamp(lo, hi, name);
   Impl::require(multipliers.size() == static_cast<size_t>(s.kh) * s.kw + 1, name,
                 "a multiplier is needed for every divisor from 0 to the window's size");
-  AvgPoolOp op{s, {x.zero_point, lo, hi, y.zero_point, count_include_pad, nullptr}, {}};
+  AvgPoolOp op{
+      s, &pool_kernel(impl_->sketch.isa), {x.zero_point, lo, hi, y.zero_point, count_include_pad, nullptr}, {}};
   op.multipliers.assign(multipliers.begin(), multipliers.end());
   impl_->push(name, {in}, out, std::move(op));
 }
@@ -211,7 +215,7 @@ void Builder::lut(const std::string& name, int in, int out, std::span<const uint
   const Tensor &x = impl_->source(in, Dtype::u8, name), &y = impl_->target(out, Dtype::u8, name);
   Impl::require(x.shape == y.shape, name, "input and output must have the same shape");
   Impl::require(table.size() == 256, name, "a table has 256 entries");
-  LutOp op;
+  LutOp op{{}, &lut_kernel(impl_->sketch.isa)};
   std::copy(table.begin(), table.end(), op.table.begin());
   impl_->push(name, {in}, out, op);
 }
@@ -225,7 +229,7 @@ void Builder::concat(const std::string& name, std::span<const int> in, int out, 
   Impl::require(axis >= 0 && axis < rank, name, "the axis lies outside the shape");
   Impl::require(!in.empty() && tables.size() == in.size(), name, "every input needs its table, or an empty one");
   int64_t extent = 0;
-  ConcatOp op{axis + 4 - rank, {}, {}};
+  ConcatOp op{axis + 4 - rank, {}, {}, &lut_kernel(impl_->sketch.isa)};
   for (size_t i = 0; i < in.size(); ++i) {
     const Tensor& x = impl_->source(in[i], y.dtype, name);
     std::vector<int64_t> shape = x.shape;

@@ -10,6 +10,7 @@
 #include "../kernels/conv/conv.h"
 #include "../kernels/depthwise/depthwise.h"
 #include "../kernels/linear/linear.h"
+#include "../kernels/lut/lut.h"
 #include "../kernels/mul/mul.h"
 #include "../kernels/pool/pool.h"
 #include "program.h"
@@ -46,9 +47,11 @@ struct LinearOp {
 };
 struct MaxPoolOp {
   ConvShape shape;
+  const PoolKernel* kernel;
 };
 struct AvgPoolOp {
   ConvShape shape;
+  const PoolKernel* kernel;
   AvgPoolParams params;
   std::vector<float> multipliers;
 };
@@ -62,11 +65,13 @@ struct MulOp {
 };
 struct LutOp {
   Table table;
+  const LutKernel* kernel;
 };
 struct ConcatOp {
   int axis;                   // 0..3 of NHWC
   std::vector<Table> tables;  // one an input
   std::vector<bool> plain;    // its table is the identity
+  const LutKernel* kernel;
 };
 struct ReshapeOp {};
 struct QuantizeOp {

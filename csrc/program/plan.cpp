@@ -17,21 +17,29 @@ std::vector<int> count_readers(const Sketch& sketch) {
   return readers;
 }
 
-// For each operator the sum that takes it over, or -1: a convolution whose only reader is an addition is computed
-// where the addition stands, which then costs no pass of its own. The bytes are the same (numerics.md, 7).
+bool looks_up(const Op& op) {
+  if (const auto* conv = std::get_if<ConvOp>(&op.params)) return conv->kernel->tables;
+  if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) return dw->kernel->tables;
+  return false;
+}
+
+// For each operator the sum or the table that takes it over, or -1: a convolution whose only reader is an addition or
+// a table is computed where that one stands, which then costs no pass of its own. The bytes are the same
+// (numerics.md, 7).
 std::vector<int> find_fusions(const Sketch& sketch) {
   const std::vector<int> readers = count_readers(sketch);
   std::vector<int> producer(sketch.tensors.size(), -1), into(sketch.ops.size(), -1);
   for (size_t i = 0; i < sketch.ops.size(); ++i) {
     const Op& op = sketch.ops[i];
     producer[static_cast<size_t>(op.output)] = static_cast<int>(i);
-    if (!std::holds_alternative<AddOp>(op.params)) continue;
+    const bool sum = std::holds_alternative<AddOp>(op.params);
+    if (!sum && !std::holds_alternative<LutOp>(op.params)) continue;
     int best = -1;  // the later of the two, if both could be
     for (int input : op.inputs) {
       const int from = producer[static_cast<size_t>(input)];
-      if (from >= 0 && readers[static_cast<size_t>(input)] == 1 &&
-          std::holds_alternative<ConvOp>(sketch.ops[static_cast<size_t>(from)].params))
-        best = std::max(best, from);
+      if (from < 0 || readers[static_cast<size_t>(input)] != 1) continue;
+      const Op& source = sketch.ops[static_cast<size_t>(from)];
+      if (sum ? std::holds_alternative<ConvOp>(source.params) : looks_up(source)) best = std::max(best, from);
     }
     if (best >= 0) into[static_cast<size_t>(best)] = static_cast<int>(i);
   }
@@ -81,7 +89,7 @@ size_t place_all(const Sketch& sketch, const std::vector<int>& into, std::vector
     if (into[i] >= 0) inner.insert(sketch.ops[i].output);
   for (const Border& input : sketch.inputs) touch(input.tensor, 0);
   for (size_t i = 0; i < sketch.ops.size(); ++i) {
-    const int step = (into[i] >= 0 ? into[i] : static_cast<int>(i)) + 1;  // a fused one runs with its sum
+    const int step = (into[i] >= 0 ? into[i] : static_cast<int>(i)) + 1;  // a fused one runs with its taker
     for (int input : sketch.ops[i].inputs)
       if (!inner.contains(input)) touch(input, step);
     if (into[i] < 0) touch(sketch.ops[i].output, step);
@@ -119,7 +127,7 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
   const std::vector<int> into = find_fusions(sketch);
   std::vector<Place> places = find_places(sketch);
   const size_t bytes = place_all(sketch, into, places);
-  std::vector<const Op*> fused(sketch.ops.size(), nullptr);  // by sum: the convolution that it takes over
+  std::vector<const Op*> fused(sketch.ops.size(), nullptr);  // by taker: the convolution that it takes over
   auto program = std::make_unique<Program::Impl>(std::move(sketch), std::move(places), bytes);
   const Sketch& s = program->sketch;
   for (size_t i = 0; i < s.inputs.size(); ++i) program->steps.push_back({{}, copy_in(*program, i), 0});
@@ -139,7 +147,8 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
     program->steps.back().index = program->infos.size();
     program->infos.push_back(program->steps.back().info);
   }
-  for (size_t i = 0; i < s.outputs.size(); ++i) program->steps.push_back({{}, copy_out(*program, i), program->infos.size() - 1});
+  for (size_t i = 0; i < s.outputs.size(); ++i)
+    program->steps.push_back({{}, copy_out(*program, i), program->infos.size() - 1});
   return program;
 }
 

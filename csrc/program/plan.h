@@ -51,8 +51,9 @@ struct Program::Impl {
 
 std::unique_ptr<Program::Impl> plan(Sketch sketch);
 
-// Appends the steps that run `op` (steps.cpp); `add` is the sum fused into a convolution, or null.
-Step bind(const Program::Impl& program, const Op& op, const Op* add);
+// Appends the steps that run `op` (steps.cpp); `taker` is the sum or the table fused into a
+// convolution, or null.
+Step bind(const Program::Impl& program, const Op& op, const Op* taker);
 Work copy_in(const Program::Impl& program, size_t input);
 Work copy_out(const Program::Impl& program, size_t output);
 

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../kernels/lut/lut.h"
 #include "../kernels/quantize/quantize.h"
 #include "../kernels/softmax/softmax.h"
 #include "plan.h"
@@ -85,21 +84,28 @@ struct Gather {
   }
 };
 
-Work conv_work(const Program::Impl& program, const Op& op, const ConvOp& conv, const Op* add) {
-  const Side in = side(program, op.inputs[0]), out = side(program, add ? add->output : op.output);
+const uint8_t* table_of(const Op* taker) {
+  const LutOp* lut = taker ? std::get_if<LutOp>(&taker->params) : nullptr;
+  return lut ? lut->table.data() : nullptr;
+}
+
+Work conv_work(const Program::Impl& program, const Op& op, const ConvOp& conv, const Op* taker) {
+  const Side in = side(program, op.inputs[0]), out = side(program, taker ? taker->output : op.output);
   ConvCall call;
   call.packed = conv.packed.get();
   call.in = in.view;
   call.out = out.view;
+  call.table = table_of(taker);
   AddParams params;
+  const AddOp* add = taker ? std::get_if<AddOp>(&taker->params) : nullptr;
   if (add) {
-    params = std::get<AddOp>(add->params).params;
-    const bool first = add->inputs[0] == op.output;
+    params = add->params;
+    const bool first = taker->inputs[0] == op.output;
     if (!first) {  // the sum commutes; the convolution's result is the kernel's first operand
       std::swap(params.zp1, params.zp2);
       std::swap(params.f1, params.f2);
     }
-    call.residual = side(program, add->inputs[first ? 1 : 0]).view;
+    call.residual = side(program, taker->inputs[first ? 1 : 0]).view;
   }
   const bool summed = add != nullptr;
   const ConvKernel* kernel = conv.kernel;
@@ -121,14 +127,14 @@ Work conv_work(const Program::Impl& program, const Op& op, const ConvOp& conv, c
   };
 }
 
-Work depthwise_work(const Program::Impl& program, const Op& op, const DepthwiseOp& dw) {
-  const Side in = side(program, op.inputs[0]), out = side(program, op.output);
-  const DepthwiseCall call{dw.packed.get(), in.view, out.view, 0, 0};
+Work depthwise_work(const Program::Impl& program, const Op& op, const DepthwiseOp& dw, const Op* taker) {
+  const Side in = side(program, op.inputs[0]), out = side(program, taker ? taker->output : op.output);
+  const DepthwiseCall call{dw.packed.get(), in.view, out.view, table_of(taker), 0, 0};
   const DepthwiseKernel* kernel = dw.kernel;
   return [=](int worker, int workers) {
     out.halo.fill(worker, workers);
     DepthwiseCall mine = call;
-    const Range rows = share(out.rows(), worker, workers);
+    const Range rows = share(out.rows(), worker, workers, 2);
     mine.row_begin = rows.begin;
     mine.row_end = rows.end;
     kernel->run(mine);
@@ -149,13 +155,17 @@ Work linear_work(const Program::Impl& program, const Op& op, const LinearOp& lin
   };
 }
 
-template <typename Run>
-Work pool_work(const Program::Impl& program, const Op& op, const ConvShape& shape, Run run) {
+Work pool_work(const Program::Impl& program, const Op& op, const ConvShape& shape, void (*run)(const PoolCall&),
+               const AvgPoolParams& params) {
   const Side in = side(program, op.inputs[0]), out = side(program, op.output);
+  const bool average = params.multipliers != nullptr;
   return [=](int worker, int workers) {
     out.halo.fill(worker, workers);
-    const Range rows = share(out.rows(), worker, workers);
-    run(PoolCall{shape, in.view, out.view, rows.begin, rows.end});
+    // A global pool has one pixel: its channels are split instead.
+    const bool split_channels = out.rows() < workers;
+    const Range rows = split_channels ? Range{0, out.rows()} : share(out.rows(), worker, workers);
+    const Range channels = split_channels ? share(shape.oc, worker, workers, 64) : Range{0, shape.oc};
+    run({shape, in.view, out.view, average ? &params : nullptr, rows.begin, rows.end, channels.begin, channels.end});
   };
 }
 
@@ -188,7 +198,7 @@ Work concat_work(const Program::Impl& program, const Op& op, const ConcatOp& con
     if (params->plain[i])
       std::memcpy(to, from, bytes);
     else
-      lut_u8(from, to, bytes, params->tables[i].data());
+      params->kernel->run(from, to, bytes, params->tables[i].data());
   };
   return by_rows(out, [=](int row) {
     const int n = row / out.tensor->h, y = row % out.tensor->h;
@@ -242,34 +252,35 @@ int64_t macs(const ConvShape& s) { return int64_t{1} * s.batch * s.oh * s.ow * s
 
 }  // namespace
 
-Step bind(const Program::Impl& program, const Op& op, const Op* add) {
+Step bind(const Program::Impl& program, const Op& op, const Op* taker) {
   const Side in = side(program, op.inputs[0]), out = side(program, op.output);
   StepInfo info{{op.name}, "", 0};
-  if (add) info.names.push_back(add->name);
+  if (taker) info.names.push_back(taker->name);
   auto step = [&](const char* kernel, Work work, int64_t count = 0) {
     info.kernel = kernel;
     info.macs = count;
     return Step{info, std::move(work), 0};
   };
   if (const auto* o = std::get_if<ConvOp>(&op.params))
-    return step(o->kernel->name, conv_work(program, op, *o, add), macs(o->shape));
+    return step(o->kernel->name, conv_work(program, op, *o, taker), macs(o->shape));
   if (const auto* o = std::get_if<DepthwiseOp>(&op.params))
-    return step(o->kernel->name, depthwise_work(program, op, *o), macs(o->shape));
+    return step(o->kernel->name, depthwise_work(program, op, *o, taker), macs(o->shape));
   if (const auto* o = std::get_if<LinearOp>(&op.params))
     return step(o->kernel->name, linear_work(program, op, *o), in.tensor->count() * out.tensor->c);
   if (const auto* o = std::get_if<MaxPoolOp>(&op.params))
-    return step("max_pool_u8", pool_work(program, op, o->shape, [](const PoolCall& call) { max_pool_u8(call); }));
+    return step(o->kernel->max_name, pool_work(program, op, o->shape, o->kernel->max, {}));
   if (const auto* o = std::get_if<AvgPoolOp>(&op.params)) {
     AvgPoolParams params = o->params;
     params.multipliers = o->multipliers.data();
-    return step("avg_pool_u8",
-                pool_work(program, op, o->shape, [params](const PoolCall& call) { avg_pool_u8(call, params); }));
+    return step(o->kernel->avg_name, pool_work(program, op, o->shape, o->kernel->avg, params));
   }
   if (const auto* o = std::get_if<AddOp>(&op.params)) return step(o->kernel->name, add_work(program, op, *o));
   if (const auto* o = std::get_if<MulOp>(&op.params)) return step(o->kernel->name, mul_work(program, op, *o));
   if (const auto* o = std::get_if<LutOp>(&op.params)) {
     const uint8_t* table = o->table.data();
-    return step("lut_u8", by_rows(out, [=](int row) { lut_u8(in.row(row), out.row(row), out.row_count(), table); }));
+    const auto run = o->kernel->run;
+    return step(o->kernel->name,
+                by_rows(out, [=](int row) { run(in.row(row), out.row(row), out.row_count(), table); }));
   }
   if (const auto* o = std::get_if<ConcatOp>(&op.params)) return step("concat", concat_work(program, op, *o));
   if (std::holds_alternative<ReshapeOp>(op.params)) return step("reshape", reshape_work(program, op));

@@ -13,12 +13,14 @@ using DepthwisePackedPtr = std::unique_ptr<DepthwisePacked, DepthwisePackedDelet
 struct DepthwiseCall {
   const DepthwisePacked* packed = nullptr;
   View in, out;
+  const uint8_t* table = nullptr;  // optional, [256]: the result is looked up in it
   int row_begin = 0, row_end = 0;  // over batch * oh
 };
 
 struct DepthwiseKernel {
   const char* name;
   Isa isa;
+  bool tables;  // whether a call may bring a table
   DepthwisePackedPtr (*pack)(const ConvDef&);
   void (*run)(const DepthwiseCall&);
   bool (*accepts)(const ConvShape&);

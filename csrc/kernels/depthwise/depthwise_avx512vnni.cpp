@@ -43,7 +43,8 @@ void run_row(const DepthwiseCall& call, int row, int block, const ptrdiff_t* off
     for (int j = 0; j < 4; ++j)
       acc[j] = _mm512_add_epi32(avx512::requantize(acc[j], _mm512_load_ps(p.multiplier.data() + c + 16 * j), clamp),
                                 clamp.zp);
-    const __m512i bytes = _mm512_packus_epi16(_mm512_packus_epi32(acc[0], acc[1]), _mm512_packus_epi32(acc[2], acc[3]));
+    __m512i bytes = _mm512_packus_epi16(_mm512_packus_epi32(acc[0], acc[1]), _mm512_packus_epi32(acc[2], acc[3]));
+    if (call.table) bytes = avx512::lookup(bytes, call.table);
     _mm512_mask_storeu_epi8(out, mask, bytes);
   }
 }

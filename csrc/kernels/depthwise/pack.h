@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "../common/aligned.h"
+#include "../conv/pack.h"
 #include "depthwise.h"
 
 namespace int8d {
@@ -13,14 +14,17 @@ namespace int8d {
 struct DepthwisePacked {
   ConvShape shape;
   int32_t lo = 0, hi = 255, out_zp = 0;
-  int block = 1;              // channels in a block: 64 (AVX512), 32 (AVX2), 1 (reference: plain order)
+  bool narrow = false;        // see ConvPacked
+  int block = 1;              // channels in a block: 64 or 16 (AVX512), 32 (AVX2), 1 (reference: plain order)
   int taps = 1;               // taps in a group: 4 (bytes of vpdpbusd), 2 (words of vpmaddwd), 1
   int groups = 1;             // of taps; missing taps have zero weights
-  Aligned<int8_t> weight8;    // [blocks][groups][4][block / 4][4 taps], or [c][kh * kw] for the reference
+  Aligned<int8_t> weight8;    // [blocks][groups][4][block / 4][4 taps], or [c][kh * kw] for the reference,
+                              // or [blocks][2][column_vectors][16][4], see depthwise_pack_columns
   Aligned<int16_t> weight16;  // [blocks][groups][4][block / 4][2 taps]
   Aligned<int32_t> bias;      // [blocks][block], bias - in_zp * sum(w)
   Aligned<float> multiplier;  // [blocks][block]
 
+  Output output(const DepthwiseCall& call) const { return {lo, hi, out_zp, nullptr, call.table}; }
   int blocks() const { return (shape.oc + block - 1) / block; }
   // Offset of a tap from the window's first; past the last tap, of any byte that may be read.
   ptrdiff_t tap_offset(int tap, const View& in) const {
@@ -31,7 +35,14 @@ struct DepthwisePacked {
 
 DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps);
 
-#define INT8D_DEPTHWISE(name, isa, block, taps) void name(const DepthwiseCall&);
+// For windows of 3x3 and 5x5, computed two rows at a time from columns of the 4 or 6 rows that these read. Channel by
+// channel, a column's first 4 rows are the 4 bytes of one vector; rows 4 and 5 of two neighbouring columns are those
+// of another. So an output takes 3 (3x3), or 5 + 3 (5x5) dot products; missing weights are zero. The same vectors
+// serve the second of the two rows, with weights that lie one row lower.
+DepthwisePackedPtr depthwise_pack_columns(const ConvDef& def);
+constexpr int column_vectors(int kernel) { return kernel == 3 ? 3 : 8; }
+
+#define INT8D_DEPTHWISE(name, isa, pack, accepts, tables) void name(const DepthwiseCall&);
 #include "kernels.inc"
 #undef INT8D_DEPTHWISE
 

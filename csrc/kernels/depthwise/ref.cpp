@@ -6,6 +6,7 @@ namespace int8d {
 void depthwise_u8s8_ref(const DepthwiseCall& call) {
   const DepthwisePacked& p = *call.packed;
   const ConvShape& s = p.shape;
+  const Output output = p.output(call);
   const int window = s.kh * s.kw;
   for (int row = call.row_begin; row < call.row_end; ++row)
     for (int ox = 0; ox < s.ow; ++ox) {
@@ -17,7 +18,7 @@ void depthwise_u8s8_ref(const DepthwiseCall& call) {
         for (int tap = 0; tap < window; ++tap)
           acc += static_cast<uint32_t>(in[p.tap_offset(tap, call.in) + c] *
                                        p.weight8[static_cast<size_t>(c) * window + tap]);
-        out[c] = requantize(static_cast<int32_t>(acc), p.multiplier[c], p.lo, p.hi, p.out_zp);
+        out[c] = finish(static_cast<int32_t>(acc), p.multiplier[c], 0, output);
       }
     }
 }

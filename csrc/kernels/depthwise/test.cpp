@@ -11,7 +11,8 @@ TEST(depthwise_kernels_give_the_reference_bytes) {
     s.batch = r.in(1, 2);
     s.groups = s.ic = s.oc = r.in(1, 150);
     s.kh = r.in(1, 5), s.kw = r.in(1, 5), s.sh = r.in(1, 2), s.sw = r.in(1, 2), s.dh = r.in(1, 2), s.dw = r.in(1, 2);
-    s.oh = r.in(1, 7), s.ow = r.in(1, 15);
+    if (r.in(0, 1)) s.kh = s.kw = r.in(0, 1) ? 3 : 5, s.sw = s.sh, s.dh = s.dw = 1;
+    s.oh = r.in(1, 7), s.ow = r.in(0, 9) ? r.in(1, 15) : r.in(50, 130);
     s.ih = (s.oh - 1) * s.sh + (s.kh - 1) * s.dh + 1;
     s.iw = (s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1;
     const auto w = r.weights(static_cast<size_t>(s.oc) * s.kh * s.kw);
@@ -19,6 +20,10 @@ TEST(depthwise_kernels_give_the_reference_bytes) {
     std::vector<float> multiplier(s.oc);
     for (int32_t& b : bias) b = r.in(-10000, 10000);
     for (float& m : multiplier) m = r.real(1e-4f, 0.1f);
+    if (r.in(0, 9) == 0) multiplier[0] = 1e6f;  // the product leaves int32
+    uint8_t table[256];
+    r.fill(table, 256);
+    const bool looked_up = r.in(0, 2) == 0;
     const ConvDef def{s, w, bias, multiplier, r.in(0, 255), r.in(0, 50), r.in(200, 255), r.in(0, 255)};
     const size_t in_bytes = static_cast<size_t>(s.batch) * s.ih * s.iw * s.ic;
     Guarded input(in_bytes + kOverread);
@@ -28,11 +33,16 @@ TEST(depthwise_kernels_give_the_reference_bytes) {
     std::vector<uint8_t> expected;
     for (const DepthwiseKernel& kernel : depthwise_kernels()) {
       if (!isa_supported(kernel.isa) || !kernel.accepts(s)) continue;
+      if (!kernel.tables && looked_up) continue;
       const DepthwisePackedPtr packed = kernel.pack(def);
       Guarded output(count);
       std::memset(output.data(), 0xaa, count);
-      DepthwiseCall call{packed.get(), View{input.data(), in_row * s.ih, in_row, s.ic},
-                         View{output.data(), out_row * s.oh, out_row, s.oc}, 0, 0};
+      DepthwiseCall call{packed.get(),
+                         View{input.data(), in_row * s.ih, in_row, s.ic},
+                         View{output.data(), out_row * s.oh, out_row, s.oc},
+                         looked_up ? table : nullptr,
+                         0,
+                         0};
       const int rows = s.batch * s.oh, cut = r.in(0, rows);
       call.row_begin = cut, call.row_end = rows;
       kernel.run(call);

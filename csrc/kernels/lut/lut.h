@@ -2,11 +2,19 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <span>
+
+#include "../common/isa.h"
 
 namespace int8d {
 
-inline void lut_u8(const uint8_t* in, uint8_t* out, size_t count, const uint8_t* table) {
-  for (size_t i = 0; i < count; ++i) out[i] = table[in[i]];
-}
+struct LutKernel {
+  const char* name;
+  Isa isa;
+  void (*run)(const uint8_t* in, uint8_t* out, size_t count, const uint8_t* table);
+};
+
+std::span<const LutKernel> lut_kernels();
+const LutKernel& lut_kernel(Isa);
 
 }  // namespace int8d
