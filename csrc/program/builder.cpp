@@ -151,8 +151,13 @@ void Builder::conv2d(const std::string& name, int in, int out, const WeightsDef&
     const LinearKernel& kernel = linear_kernel(isa);
     impl_->push(name, {in}, out, LinearOp{&kernel, kernel.pack(def)});
   } else {
-    const ConvKernel& kernel = conv_kernel(s, isa);
-    impl_->push(name, {in}, out, ConvOp{s, &kernel, kernel.pack(def)});
+    ConvOp op{s, nullptr, nullptr};
+    for (const ConvKernel* kernel : conv_candidates(s, isa)) {
+      op.packed = kernel->pack(def);
+      op.kernel = kernel;
+      if (op.packed) break;
+    }
+    impl_->push(name, {in}, out, std::move(op));
   }
 }
 

@@ -134,6 +134,8 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
   for (size_t i = 0; i < s.ops.size(); ++i) {
     const Op& op = s.ops[i];
     program->weight_bytes += weights(op);
+    if (const auto* conv = std::get_if<ConvOp>(&op.params))
+      program->scratch_bytes = std::max(program->scratch_bytes, (conv->kernel->scratch(conv->shape) + 63) / 64 * 64);
     const Place& out = program->places[static_cast<size_t>(op.output)];
     if (into[i] >= 0) {
       fused[static_cast<size_t>(into[i])] = &op;
@@ -149,6 +151,7 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
   }
   for (size_t i = 0; i < s.outputs.size(); ++i)
     program->steps.push_back({{}, copy_out(*program, i), program->infos.size() - 1});
+  program->scratch = Aligned<uint8_t>(program->scratch_bytes * static_cast<size_t>(s.threads));
   return program;
 }
 

@@ -37,6 +37,8 @@ struct Program::Impl {
   std::vector<Step> steps;
   std::vector<StepInfo> infos;
   size_t weight_bytes = 0;
+  size_t scratch_bytes = 0;  // of one worker
+  Aligned<uint8_t> scratch;
   Team team;
   std::mutex mutex;
   // The caller's arrays, while run() works.
@@ -47,6 +49,9 @@ struct Program::Impl {
       : sketch(std::move(s)), places(std::move(p)), arena(bytes), team(sketch.threads, sketch.spin) {}
 
   View view(int tensor) const;
+  uint8_t* scratch_of(int worker) const {
+    return const_cast<uint8_t*>(scratch.data()) + static_cast<size_t>(worker) * scratch_bytes;
+  }
 };
 
 std::unique_ptr<Program::Impl> plan(Sketch sketch);

@@ -110,11 +110,13 @@ Work conv_work(const Program::Impl& program, const Op& op, const ConvOp& conv, c
   const bool summed = add != nullptr;
   const ConvKernel* kernel = conv.kernel;
   const ConvShape shape = conv.shape;
-  const int rows = shape.batch * shape.oh, panels = kernel->panels(shape);
+  const int rows = kernel->rows(shape), panels = kernel->panels(shape);
+  const Program::Impl* owner = &program;
   return [=](int worker, int workers) {
     out.halo.fill(worker, workers);
     ConvCall mine = call;
     if (summed) mine.add = &params;
+    mine.scratch = owner->scratch_of(worker);
     // Small maps have many channels: there, each worker streams its own share of the weights.
     const bool split_panels = panels >= workers && shape.oh <= 14;
     const Range r = split_panels ? Range{0, rows} : share(rows, worker, workers, 2);

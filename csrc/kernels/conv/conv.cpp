@@ -1,29 +1,45 @@
 #include "conv.h"
 
 #include "pack.h"
+#include "winograd.h"
 
 namespace int8d {
 namespace {
 
 // The vector kernels keep one offset a segment on the stack.
 bool accepts(const ConvShape& s) { return s.kh * s.kw <= 256; }
+int rows(const ConvShape& s) { return s.batch * s.oh; }
+size_t no_scratch(const ConvShape&) { return 0; }
 
+[[maybe_unused]] int tiles(const ConvShape& s) { return s.batch * WinogradGrid(s).tiles(); }
+[[maybe_unused]] size_t winograd_scratch(const ConvShape& s) { return WinogradScratch(s).bytes(); }
+
+// Of several that fit, the last one is the best guess.
 constexpr ConvKernel kKernels[] = {
-#define INT8D_CONV(name, isa, panel, split, tables) \
-  {#name, Isa::isa, panel, tables, [](const ConvDef& def) { return conv_pack(def, panel, split); }, name, accepts},
+#define INT8D_CONV(name, isa, panel, split, tables)               \
+  {#name, Isa::isa, panel, tables,    [](const ConvDef& def) { return conv_pack(def, panel, split); }, \
+   name,  accepts,  rows,  no_scratch},
+#define INT8D_WINOGRAD(name, isa) \
+  {#name, Isa::isa, 32, true, winograd_pack, name, winograd_accepts, tiles, winograd_scratch},
 #include "kernels.inc"
 #undef INT8D_CONV
+#undef INT8D_WINOGRAD
 };
 
 }  // namespace
 
 std::span<const ConvKernel> conv_kernels() { return kKernels; }
 
-const ConvKernel& conv_kernel(const ConvShape& shape, Isa isa) {
-  const ConvKernel* best = &kKernels[0];
-  for (const ConvKernel& kernel : kKernels)
-    if (kernel.isa <= isa && isa_supported(kernel.isa) && kernel.accepts(shape)) best = &kernel;
-  return *best;
+std::vector<const ConvKernel*> conv_candidates(const ConvShape& shape, Isa isa) {
+  std::vector<const ConvKernel*> found;
+  for (const ConvKernel& kernel : kKernels) {
+    if (kernel.isa > isa || !isa_supported(kernel.isa) || !kernel.accepts(shape)) continue;
+    if (!found.empty() && found.front()->isa < kernel.isa) found.clear();
+    found.insert(found.begin(), &kernel);
+  }
+  // Winograd's weights are 8 times as large: below 14x14 there are too few tiles to pay for reading them.
+  if (found.size() > 1 && shape.oh * shape.ow >= 14 * 14 && shape.oc >= 32) std::swap(found[0], found[1]);
+  return found;
 }
 
 }  // namespace int8d

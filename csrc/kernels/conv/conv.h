@@ -1,12 +1,13 @@
 // Convolution (dense, strided, dilated, grouped), direct, NHWC, u8 x s8 -> u8.
 //
-// Life of a convolution: describe it (ConvShape), choose a kernel by instruction set (conv_kernel), pack the weights
-// for that kernel once, then run it on any range of rows and channel panels, from any thread.
+// Life of a convolution: describe it (ConvShape), choose a kernel by instruction set (conv_candidates), pack the
+// weights for that kernel once, then run it on any range of rows and channel panels, from any thread.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "../common/isa.h"
 #include "../common/requant.h"
@@ -47,23 +48,27 @@ struct ConvCall {
   View residual;
   const AddParams* add = nullptr;
   const uint8_t* table = nullptr;      // optional, [256]: the result, the residual added, is looked up in it
-  int row_begin = 0, row_end = 0;      // rows of the output, counted over batch * oh
+  int row_begin = 0, row_end = 0;      // rows of the output, or tiles: 0 .. ConvKernel::rows(shape)
+  uint8_t* scratch = nullptr;          // ConvKernel::scratch(shape) bytes, 64-byte aligned, of the calling worker
   int panel_begin = 0, panel_end = 0;  // panels of output channels, 0 .. ConvKernel::panels(shape)
 };
 
 struct ConvKernel {
   const char* name;  // e.g. conv_u8s8_14x32_avx512vnni
   Isa isa;
-  int panel;    // output channels in a panel (within one group)
-  bool tables;  // whether a call may bring a table
-  ConvPackedPtr (*pack)(const ConvDef&);
+  int panel;                              // output channels in a panel (within one group)
+  bool tables;                            // whether a call may bring a table
+  ConvPackedPtr (*pack)(const ConvDef&);  // null where the kernel can't prove its sums for these weights
   void (*run)(const ConvCall&);
   bool (*accepts)(const ConvShape&);
+  int (*rows)(const ConvShape&);  // what a call's rows are counted in: rows of the output, over batch * oh, or tiles
+  size_t (*scratch)(const ConvShape&);
   int panels(const ConvShape& s) const { return s.groups * ((s.oc / s.groups + panel - 1) / panel); }
 };
 
-std::span<const ConvKernel> conv_kernels();            // every variant compiled in, the reference first
-const ConvKernel& conv_kernel(const ConvShape&, Isa);  // the best one that accepts the shape on this instruction set
+std::span<const ConvKernel> conv_kernels();  // every variant compiled in, the reference first
+// Those that accept the shape on the best instruction set up to `isa` that has one, the usual choice first.
+std::vector<const ConvKernel*> conv_candidates(const ConvShape&, Isa);
 size_t conv_packed_bytes(const ConvPacked&);
 
 }  // namespace int8d

@@ -3,8 +3,8 @@
 // Registers: 28 accumulators, 2 weights, 1-2 broadcasts of 4 input bytes: 32. A step of 4 input bytes takes 2 loads,
 // 14 broadcasting loads and 28 vpdpbusd; at 2 loads and 2 vpdpbusd a cycle that is 14 cycles, bound by vpdpbusd.
 //
-// The tile is two half-tiles of up to 7 pixels, each with its own base address, so that one code serves 14 pixels
-// of a row and 2 x 7 pixels of a narrow map; 0..6 times the pixel stride needs three registers (s, 3s, 5s).
+// The tile is two half-tiles of up to 7 pixels, each with its own base address (halves.h), so that one code serves 14
+// pixels of a row and 2 x 7 pixels of a narrow map.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -13,12 +13,11 @@
 #include <utility>
 
 #include "../common/epilogue_avx512.h"
+#include "halves.h"
 #include "pack.h"
 
 namespace int8d {
 namespace {
-
-constexpr int kHalf = 7;
 
 // What the epilogue of every tile of a call needs.
 struct Epilogue {
@@ -83,31 +82,6 @@ inline void store16(uint8_t* out, __m128i bytes, uint32_t mask) {
       }
 }
 
-struct Strides {
-  ptrdiff_t s, s3, s5;
-};
-
-template <int P>
-inline const uint8_t* pixel(const uint8_t* base, const Strides& k) {
-  if constexpr (P == 0) return base;
-  if constexpr (P == 1) return base + k.s;
-  if constexpr (P == 2) return base + 2 * k.s;
-  if constexpr (P == 3) return base + k.s3;
-  if constexpr (P == 4) return base + 4 * k.s;
-  if constexpr (P == 5) return base + k.s5;
-  if constexpr (P == 6) return base + 2 * k.s3;
-}
-
-#define INT8D_INLINE __attribute__((always_inline))
-
-// f(0), f(1) … with constant arguments. Accumulators are only ever reached through constant indices, in code that is
-// inlined early: otherwise g++ 12 keeps their array in memory, and stores and reloads all of it at every tile.
-template <int N, typename F>
-INT8D_INLINE inline void unroll(F f) {
-  [&]<int... I>(std::integer_sequence<int, I...>)
-      INT8D_INLINE { (f(std::integral_constant<int, I>()), ...); }(std::make_integer_sequence<int, N>());
-}
-
 // A pixels in the first half, B in the second, V vectors of 16 output channels.
 template <int A, int B, int V>
 void run_tile(const Tile& t) {
@@ -117,8 +91,7 @@ void run_tile(const Tile& t) {
     unroll<A + B>([&](auto p) INT8D_INLINE { acc[p][v] = bias; });
   });
 
-  Strides k{t.in_stride, 3 * t.in_stride, 5 * t.in_stride};
-  asm("" : "+r"(k.s), "+r"(k.s3), "+r"(k.s5));  // keep the multiples in registers, not 14 pointers
+  const Strides k(t.in_stride);
   const int8_t* w = t.weight;
   const ptrdiff_t* offset = t.offsets;
   for (const ConvSegment& segment : t.packed->segments) {
@@ -128,9 +101,8 @@ void run_tile(const Tile& t) {
       __m512i weight[V];
       unroll<V>([&](auto v) INT8D_INLINE { weight[v] = _mm512_load_si512(w + 64 * v); });
       unroll<A + B>([&](auto p) INT8D_INLINE {
-        constexpr int i = decltype(p)::value;
-        const __m512i x = avx512::broadcast4(i < A ? pixel < i<A ? i : 0>(a, k) : pixel < i<A ? 0 : i - A>(b, k));
-        unroll<V>([&](auto v) INT8D_INLINE { acc[i][v] = _mm512_dpbusd_epi32(acc[i][v], x, weight[v]); });
+        const __m512i x = avx512::broadcast4(at_row<decltype(p)::value, A>(a, b, k));
+        unroll<V>([&](auto v) INT8D_INLINE { acc[p][v] = _mm512_dpbusd_epi32(acc[p][v], x, weight[v]); });
       });
       a += 4;
       b += 4;

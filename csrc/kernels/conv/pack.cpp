@@ -9,7 +9,7 @@ namespace int8d {
 void ConvPackedDeleter::operator()(ConvPacked* packed) const { delete packed; }
 
 size_t conv_packed_bytes(const ConvPacked& p) {
-  return p.weight.bytes() + p.bias.bytes() + p.multiplier.bytes() + p.extra_weight.bytes();
+  return p.weight.bytes() + p.weight16.bytes() + p.bias.bytes() + p.multiplier.bytes() + p.extra_weight.bytes();
 }
 
 namespace {

@@ -29,6 +29,7 @@ struct ConvPacked {
   int steps = 0;                      // of one panel: the sum over the segments
   std::vector<ConvSegment> segments;  // in the order of the weights
   Aligned<int8_t> weight;             // [panels][steps][panel][4]
+  Aligned<int16_t> weight16;          // Winograd's: [panels][planes][ic / 2][panel][2]
   Aligned<int32_t> bias;              // [panels * panel], bias - in_zp * sum(w)
   Aligned<float> multiplier;          // [panels * panel]
   std::vector<ConvExtra> extras;      // of all panels, in order
@@ -48,7 +49,9 @@ bool is_narrow(const ConvDef& def);
 ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating);
 
 #define INT8D_CONV(name, isa, panel, split, tables) void name(const ConvCall&);
+#define INT8D_WINOGRAD(name, isa) void name(const ConvCall&);
 #include "kernels.inc"
 #undef INT8D_CONV
+#undef INT8D_WINOGRAD
 
 }  // namespace int8d

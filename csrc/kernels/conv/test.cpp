@@ -1,5 +1,6 @@
 // Every convolution kernel gives the reference's bytes, reads no further than kOverread, writes only its range.
 #include "../../testing.h"
+#include "../common/aligned.h"
 #include "conv.h"
 
 namespace int8d::testing {
@@ -13,9 +14,14 @@ ConvShape random_shape(Random& r, bool depthwise) {
   s.dh = r.in(1, 4) == 1 ? 2 : 1, s.dw = r.in(1, 4) == 1 ? 2 : 1;
   s.groups = r.in(1, 5) == 1 ? r.in(2, 3) : 1;
   s.ic = s.groups * r.in(1, 37), s.oc = s.groups * r.in(1, 70);
-  if (depthwise) s.groups = s.oc = s.ic = r.in(1, 150);
   s.oh = r.in(1, 9), s.ow = r.in(1, 33);
   s.pad_top = r.in(0, s.kh - 1), s.pad_left = r.in(0, s.kw - 1);
+  if (r.in(0, 2) == 0) {  // what Winograd takes
+    s.kh = s.kw = 3, s.sh = s.sw = s.dh = s.dw = s.groups = 1;
+    s.ic = 32 * r.in(1, 3), s.oh = 2 * r.in(1, 8), s.ow = 2 * r.in(1, 12);
+    s.pad_top = r.in(0, 1), s.pad_left = r.in(0, 1);
+  }
+  if (depthwise) s.groups = s.oc = s.ic = r.in(1, 150);
   s.ih = std::max(1, (s.oh - 1) * s.sh + (s.kh - 1) * s.dh + 1 - s.pad_top);
   s.iw = std::max(1, (s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1 - s.pad_left);
   return s;
@@ -57,20 +63,20 @@ TEST(conv_kernels_give_the_reference_bytes) {
       if (!isa_supported(kernel.isa) || !kernel.accepts(s)) continue;
       if (!kernel.tables && looked_up) continue;
       const ConvPackedPtr packed = kernel.pack(def);
+      if (!packed) continue;
+      Aligned<uint8_t> scratch(kernel.scratch(s) + 1);
       Guarded output(count);
       std::memset(output.data(), 0xaa, count);
-      ConvCall call{packed.get(),
-                    in,
-                    view(output.data()),
-                    view(residual.data()),
-                    summed ? &add : nullptr,
-                    looked_up ? table : nullptr,
-                    0,
-                    0,
-                    0,
-                    0};
+      ConvCall call;
+      call.packed = packed.get();
+      call.in = in;
+      call.out = view(output.data());
+      call.residual = view(residual.data());
+      call.add = summed ? &add : nullptr;
+      call.table = looked_up ? table : nullptr;
+      call.scratch = scratch.data();
       // In pieces, as threads would: each must keep to its own.
-      const int total_rows = s.batch * s.oh, panels = kernel.panels(s);
+      const int total_rows = kernel.rows(s), panels = kernel.panels(s);
       const int row = r.in(0, total_rows), panel = r.in(0, panels);
       const int cuts[4][4] = {
           {0, row, 0, panel}, {row, total_rows, panel, panels}, {row, total_rows, 0, panel}, {0, row, panel, panels}};
