@@ -1,39 +1,60 @@
-// Depthwise convolution of 3x3 and 5x5, strides 1 and 2, AVX512-VNNI with VBMI. Two output rows x 16 channels.
+// Depthwise convolution of 3x3 and 5x5, strides 1 and 2, AVX512-VNNI. Two output rows x 2 pixels x 64 channels; the
+// last channels in blocks of 32 and 16, in narrower registers.
 //
-// First, each input column of 16 channels becomes one vector (3x3) or two (5x5), see depthwise_pack_columns: 4 loads
-// of 16 bytes and a vpermb, kept in a scratch that stays in L1. Then 4 pixels of each of the two rows are computed
-// at a time, a column's vector serving both rows and up to K pixels:
-// 3x3, for 128 outputs: 24 vpdpbusd, at most 6 loads, 5 column vectors, and an epilogue of about 45 instructions.
-// Registers: 8 sums, 6 (3x3) or 16 (5x5) weights, 1 column; with stride 2 and in an odd last row, one output row.
+// First, the input columns of a segment are interleaved (depthwise_pack_columns) into a scratch that stays in L1: 4
+// loads and 8 unpacks a column of 64 channels, 6 rows: 6 and 14. Then two pixels of two rows are computed at a time,
+// one quarter of the channels after the other, so that 3x3 takes, for 256 outputs, 48 vpdpbusd and 40 loads; packing
+// restores the channels' order. Registers: 16 sums, up to 4 columns; weights come from memory.
+// With stride 2, and in an odd last row, one output row is computed.
 #include <algorithm>
-#include <utility>
 
 #include "../common/epilogue_avx512.h"
+#include "../common/unroll.h"
 #include "pack.h"
 
 namespace int8d {
 namespace {
 
-constexpr int kSegment = 56;  // output columns whose input columns are in the scratch
-constexpr int kPixels = 4;
+// The instructions of one register width, W channels.
+template <int W>
+struct Lanes;
 
-// Byte 4 * channel + row from 16 * row + channel.
-inline __m512i transposition() {
-  alignas(64) static constexpr auto kIndices = [] {
-    std::array<uint8_t, 64> indices{};
-    for (size_t i = 0; i < 64; ++i) indices[i] = static_cast<uint8_t>(i % 4 * 16 + i / 4);
-    return indices;
-  }();
-  return _mm512_load_si512(kIndices.data());
+#define INT8D_LANES(W, I, F, p, si, mask_type)                                                      \
+  template <>                                                                                       \
+  struct Lanes<W> {                                                                                 \
+    using Int = I;                                                                                  \
+    static Int load(const void* x) { return p##_loadu_##si(static_cast<const I*>(x)); }             \
+    static void store(void* x, Int v) { p##_storeu_##si(static_cast<I*>(x), v); }                   \
+    static void store(uint8_t* x, Int v, int count) {                                               \
+      p##_mask_storeu_epi8(x, static_cast<mask_type>((1ull << count) - 1), v);                      \
+    }                                                                                               \
+    static Int low8(Int a, Int b) { return p##_unpacklo_epi8(a, b); }                               \
+    static Int high8(Int a, Int b) { return p##_unpackhi_epi8(a, b); }                              \
+    static Int low16(Int a, Int b) { return p##_unpacklo_epi16(a, b); }                             \
+    static Int high16(Int a, Int b) { return p##_unpackhi_epi16(a, b); }                            \
+    static Int dot(Int acc, Int x, Int w) { return p##_dpbusd_epi32(acc, x, w); }                   \
+    static F load_float(const float* x) { return p##_loadu_ps(x); }                                 \
+    static Int round(Int acc, F m) { return p##_cvtps_epi32(p##_mul_ps(p##_cvtepi32_ps(acc), m)); } \
+    static Int words(Int a, Int b, Int zp) { return p##_adds_epi16(p##_packs_epi32(a, b), zp); }    \
+    static Int bytes(Int a, Int b, Int lo, Int hi) {                                                \
+      return p##_min_epu8(p##_max_epu8(p##_packus_epi16(a, b), lo), hi);                            \
+    }                                                                                               \
+    static Int all8(int x) { return p##_set1_epi8(static_cast<char>(x)); }                          \
+    static Int all16(int x) { return p##_set1_epi16(static_cast<short>(x)); }                       \
+  };
+INT8D_LANES(64, __m512i, __m512, _mm512, si512, __mmask64)
+INT8D_LANES(32, __m256i, __m256, _mm256, si256, __mmask32)
+INT8D_LANES(16, __m128i, __m128, _mm, si128, __mmask16)
+#undef INT8D_LANES
+
+template <int W>
+INT8D_INLINE inline typename Lanes<W>::Int look_up(typename Lanes<W>::Int q, const uint8_t* table) {
+  if constexpr (W == 64) return avx512::lookup(q, table);
+  if constexpr (W == 32) return _mm512_castsi512_si256(avx512::lookup(_mm512_castsi256_si512(q), table));
+  if constexpr (W == 16) return _mm512_castsi512_si128(avx512::lookup(_mm512_castsi128_si512(q), table));
 }
 
-inline __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-
-inline __m256i load_pair(const uint8_t* a, const uint8_t* b) {
-  return _mm256_inserti128_si256(_mm256_castsi128_si256(load16(a)), load16(b), 1);
-}
-
-// One 16-channel block of one segment.
+// One block of one segment of one or two rows.
 struct Block {
   const uint8_t* in[6];  // the rows of the windows' columns; where a row has no weight, any that can be read
   ptrdiff_t in_pixel;
@@ -46,86 +67,111 @@ struct Block {
   bool narrow;
 };
 
-template <int K>
-void gather(const Block& b, int columns, __m512i* scratch) {
-  const __m512i order = transposition();
-  for (int x = 0; x < columns; ++x) {
+// 5x5 has a second quadruple of vectors a column.
+constexpr int quads(int k) { return k == 3 ? 1 : 2; }
+
+template <int W, int K>
+void gather(const Block& b, int columns, uint8_t* scratch) {
+  using L = Lanes<W>;
+  for (int x = 0; x < columns; ++x, scratch += 4 * W * quads(K)) {
     const ptrdiff_t at = x * b.in_pixel;
-    const __m512i rows = _mm512_inserti64x4(_mm512_castsi256_si512(load_pair(b.in[0] + at, b.in[1] + at)),
-                                            load_pair(b.in[2] + at, b.in[3] + at), 1);
-    scratch[K == 3 ? x : 2 * x] = _mm512_permutexvar_epi8(order, rows);
+    const auto r0 = L::load(b.in[0] + at), r1 = L::load(b.in[1] + at), r2 = L::load(b.in[2] + at),
+               r3 = L::load(b.in[3] + at);
+    const auto low01 = L::low8(r0, r1), high01 = L::high8(r0, r1), low23 = L::low8(r2, r3), high23 = L::high8(r2, r3);
+    L::store(scratch, L::low16(low01, low23));
+    L::store(scratch + W, L::high16(low01, low23));
+    L::store(scratch + 2 * W, L::low16(high01, high23));
+    L::store(scratch + 3 * W, L::high16(high01, high23));
     if constexpr (K == 5) {  // the last column's right neighbour may lie past the row, and has no weight
       const ptrdiff_t next = at + (x + 1 < columns ? b.in_pixel : 0);
-      const __m512i pairs = _mm512_inserti64x4(_mm512_castsi256_si512(load_pair(b.in[4] + at, b.in[5] + at)),
-                                               load_pair(b.in[4] + next, b.in[5] + next), 1);
-      scratch[2 * x + 1] = _mm512_permutexvar_epi8(order, pairs);
+      const auto r4 = L::load(b.in[4] + at), r5 = L::load(b.in[5] + at), n4 = L::load(b.in[4] + next),
+                 n5 = L::load(b.in[5] + next);
+      const auto low = L::low8(r4, r5), high = L::high8(r4, r5), next_low = L::low8(n4, n5),
+                 next_high = L::high8(n4, n5);
+      L::store(scratch + 4 * W, L::low16(low, next_low));
+      L::store(scratch + 5 * W, L::high16(low, next_low));
+      L::store(scratch + 6 * W, L::low16(high, next_high));
+      L::store(scratch + 7 * W, L::high16(high, next_high));
     }
   }
 }
 
-[[gnu::noinline]] void finish_wide(const Block& b, const int32_t* sums, int row, int x, int pixels,
-                                   const Output& output) {
-  for (int i = 0; i < pixels; ++i)
-    for (int c = 0; c < b.channels; ++c)
-      b.out[row][(x + i) * b.out_pixel + c] = finish(sums[16 * i + c], b.multiplier[c], 0, output);
+// The rare case, see ConvPacked::narrow. sums: of one pixel, slot by slot.
+[[gnu::noinline]] void finish_wide(const Block& b, const int32_t* sums, uint8_t* out, int block, const Output& output) {
+  for (int c = 0; c < std::min(block, b.channels); ++c) {
+    const int slot = block_slot(c, block);
+    out[c] = finish(sums[slot], b.multiplier[slot], 0, output);
+  }
 }
 
-inline void store(uint8_t* out, __m128i bytes, int channels) {
-  if (channels >= 16)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
-  else
-    _mm_mask_storeu_epi8(out, static_cast<__mmask16>((1u << channels) - 1), bytes);
-}
-
-template <int K, int Stride, int Rows>
-void compute(const Block& b, const __m512i* scratch, const Output& output) {
-  constexpr int kVectors = column_vectors(K), kStep = K == 3 ? 1 : 2;
-  __m512i weight[Rows][kVectors];
-  for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < kVectors; ++v) weight[r][v] = _mm512_load_si512(b.weight + (r * kVectors + v) * 64);
-  const __m512i bias = _mm512_load_si512(b.bias);
-  const __m512 multiplier = _mm512_load_ps(b.multiplier);
-  const avx512::Finish finish(output);
+template <int W, int K, int Stride, int Rows>
+void compute(const Block& b, const uint8_t* scratch, const Output& output) {
+  using L = Lanes<W>;
+  constexpr int kVectors = column_vectors(K), kPixels = 2, kColumn = 4 * W * quads(K);
+  const auto zp = L::all16(output.zp), lo = L::all8(output.lo), hi = L::all8(output.hi);
   for (int x = 0; x < b.width; x += kPixels) {
-    const __m512i* column = scratch + x * Stride * kStep;
-    __m512i acc[Rows][kPixels];
-    for (int r = 0; r < Rows; ++r)
-      for (int i = 0; i < kPixels; ++i) acc[r][i] = bias;
-    for (int i = 0; i < kPixels; ++i)
-      for (int kx = 0; kx < K; ++kx) {
-        const __m512i* at = column + (i * Stride + kx) * kStep;
-        for (int r = 0; r < Rows; ++r) acc[r][i] = _mm512_dpbusd_epi32(acc[r][i], at[0], weight[r][kx]);
-        if constexpr (K == 5)
-          if (kx % 2 == 0)
-            for (int r = 0; r < Rows; ++r) acc[r][i] = _mm512_dpbusd_epi32(acc[r][i], at[1], weight[r][K + kx / 2]);
+    const uint8_t* column = scratch + x * Stride * kColumn;
+    typename L::Int acc[Rows][kPixels][4];
+    unroll<4>([&](auto j) INT8D_INLINE {
+      // Loads are what is scarce: every column, weight and multiplier is loaded once for both pixels.
+      constexpr int kColumns = (kPixels - 1) * Stride + K;
+      typename L::Int data[quads(K)][kColumns];
+      unroll<quads(K)>([&](auto quad) INT8D_INLINE {
+        unroll<kColumns>([&](auto at)
+                             INT8D_INLINE { data[quad][at] = L::load(column + at * kColumn + (4 * quad + j) * W); });
+      });
+      const auto bias = L::load(b.bias + j * (W / 4));
+      unroll<Rows>([&](auto r) INT8D_INLINE {
+        unroll<kPixels>([&](auto i) INT8D_INLINE { acc[r][i][j] = bias; });
+        unroll<kVectors>([&](auto v) INT8D_INLINE {
+          constexpr int quad = v >= K, kx = quad ? 2 * (v - K) : v;
+          auto weight = L::load(b.weight + ((r * kVectors + v) * 4 + j) * W);
+          asm("" : "+v"(weight));
+          unroll<kPixels>(
+              [&](auto i) INT8D_INLINE { acc[r][i][j] = L::dot(acc[r][i][j], data[quad][i * Stride + kx], weight); });
+        });
+      });
+      if (b.narrow) {
+        const auto multiplier = L::load_float(b.multiplier + j * (W / 4));
+        unroll<Rows>([&](auto r) INT8D_INLINE {
+          unroll<kPixels>([&](auto i) INT8D_INLINE { acc[r][i][j] = L::round(acc[r][i][j], multiplier); });
+        });
       }
+    });
     const int pixels = std::min(kPixels, b.width - x);
-    for (int r = 0; r < Rows; ++r) {
-      if (!b.narrow) [[unlikely]] {
-        alignas(64) int32_t sums[kPixels * 16];
-        for (int i = 0; i < kPixels; ++i) _mm512_store_si512(sums + 16 * i, acc[r][i]);
-        finish_wide(b, sums, r, x, pixels, output);
-        continue;
-      }
-      auto q = [&](int i) { return avx512::round_narrow(acc[r][i], multiplier); };
-      const __m512i bytes = avx512::finish4(q(0), q(1), q(2), q(3), finish);
-      uint8_t* out = b.out[r] + x * b.out_pixel;
-      store(out, _mm512_castsi512_si128(bytes), b.channels);
-      if (pixels > 1) store(out + b.out_pixel, _mm512_extracti32x4_epi32(bytes, 1), b.channels);
-      if (pixels > 2) store(out + 2 * b.out_pixel, _mm512_extracti32x4_epi32(bytes, 2), b.channels);
-      if (pixels > 3) store(out + 3 * b.out_pixel, _mm512_extracti32x4_epi32(bytes, 3), b.channels);
-    }
+    unroll<Rows>([&](auto r) INT8D_INLINE {
+      unroll<kPixels>([&](auto i) INT8D_INLINE {
+        if (i >= pixels) return;
+        uint8_t* out = b.out[r] + (x + i) * b.out_pixel;
+        if (!b.narrow) [[unlikely]] {
+          int32_t sums[W];
+          unroll<4>([&](auto j) INT8D_INLINE { L::store(sums + j * (W / 4), acc[r][i][j]); });
+          finish_wide(b, sums, out, W, output);
+          return;
+        }
+        auto q = L::bytes(L::words(acc[r][i][0], acc[r][i][1], zp), L::words(acc[r][i][2], acc[r][i][3], zp), lo, hi);
+        if (output.table) q = look_up<W>(q, output.table);
+        if (b.channels >= W)
+          L::store(out, q);
+        else
+          L::store(out, q, b.channels);
+      });
+    });
   }
 }
+
+// Output columns whose input columns are in the scratch: 8 to 16 KB.
+constexpr int segment(int k, int stride) { return k == 5 && stride == 2 ? 14 : 28; }
 
 // Output rows oy .. oy + Rows - 1 of image n.
 template <int K, int Stride, int Rows>
 void run_rows(const DepthwiseCall& call, int n, int oy, const Output& output) {
   const DepthwisePacked& p = *call.packed;
   const ConvShape& s = p.shape;
-  // Whole groups of 4 pixels are computed, so columns past the last window's are touched, but not used.
-  constexpr int kColumns = (kSegment - 1) * Stride + K + kPixels * Stride;
-  alignas(64) __m512i scratch[kColumns * (K == 3 ? 1 : 2)];
+  constexpr int kSegment = segment(K, Stride);
+  // Pixels are computed in pairs, so columns past the last window's are touched, but not used.
+  constexpr int kColumns = (kSegment + 1) * Stride + K;
+  alignas(64) uint8_t scratch[kColumns * 256 * quads(K)];
   Block b;
   b.in_pixel = call.in.pixel;
   b.out_pixel = call.out.pixel;
@@ -133,18 +179,28 @@ void run_rows(const DepthwiseCall& call, int n, int oy, const Output& output) {
   for (int first = 0; first < s.ow; first += kSegment) {
     b.width = std::min(kSegment, s.ow - first);
     const int columns = (b.width - 1) * Stride + K;
-    for (int block = 0; block < p.blocks(); ++block) {
-      const int c = block * 16;
-      for (int row = 0; row < 6; ++row)
-        b.in[row] =
-            call.in.at(n, oy * Stride - s.pad_top + std::min(row, K + Rows - 2), first * Stride - s.pad_left) + c;
-      for (int row = 0; row < Rows; ++row) b.out[row] = call.out.at(n, oy + row, first) + c;
-      b.weight = p.weight8.data() + static_cast<size_t>(block) * 2 * column_vectors(K) * 64;
+    const uint8_t* rows[6];
+    for (int row = 0; row < 6; ++row)
+      rows[row] = call.in.at(n, oy * Stride - s.pad_top + std::min(row, K + Rows - 2), first * Stride - s.pad_left);
+    uint8_t* out = call.out.at(n, oy, first);
+    for (int c = 0, block; c < s.oc; c += block) {
+      block = column_block(s.oc - c);
+      for (int row = 0; row < 6; ++row) b.in[row] = rows[row] + c;
+      for (int row = 0; row < 2; ++row) b.out[row] = out + row * call.out.row + c;
+      b.weight = p.weight8.data() + static_cast<size_t>(c) * 2 * column_vectors(K) * 4;
       b.bias = p.bias.data() + c;
       b.multiplier = p.multiplier.data() + c;
       b.channels = s.oc - c;
-      gather<K>(b, columns, scratch);
-      compute<K, Stride, Rows>(b, scratch, output);
+      auto run = [&]<int W>(std::integral_constant<int, W>) {
+        gather<W, K>(b, columns, scratch);
+        compute<W, K, Stride, Rows>(b, scratch, output);
+      };
+      if (block == 64)
+        run(std::integral_constant<int, 64>());
+      else if (block == 32)
+        run(std::integral_constant<int, 32>());
+      else
+        run(std::integral_constant<int, 16>());
     }
   }
 }

@@ -1,5 +1,6 @@
 #include "pack.h"
 
+#include <algorithm>
 #include <cassert>
 
 namespace int8d {
@@ -44,9 +45,7 @@ DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps) {
   else
     p.weight8 = Aligned<int8_t>(slots * p.groups * taps);
   for (int c = 0; c < s.oc; ++c) {
-    // Channel 16l + 4j + i of its block is element i of lane l of vector j.
-    const int base = c / block * block, in_block = c % block;
-    const int slot = block == 1 ? 0 : in_block % 16 / 4 * (block / 4) + in_block / 16 * 4 + in_block % 4;
+    const int base = c / block * block, slot = block == 1 ? 0 : block_slot(c % block, block);
     for (int tap = 0; tap < window; ++tap) {
       const int8_t w = def.weight[static_cast<size_t>(c) * window + tap];
       const size_t at =
@@ -65,20 +64,25 @@ DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps) {
 DepthwisePackedPtr depthwise_pack_columns(const ConvDef& def) {
   const ConvShape& s = def.shape;
   const int k = s.kh, vectors = column_vectors(k);
-  auto packed = described(def, 16);
+  auto packed = described(def, 64);
   DepthwisePacked& p = *packed;
-  p.weight8 = Aligned<int8_t>(static_cast<size_t>(p.blocks()) * 2 * vectors * 64);
-  for (int c = 0; c < s.oc; ++c) {
-    p.bias[c] = folded_bias(def, c);
-    p.multiplier[c] = def.multiplier[c];
-    int8_t* block = p.weight8.data() + static_cast<size_t>(c / 16) * 2 * vectors * 64 + c % 16 * 4;
-    for (int row = 0; row < 2; ++row)
-      for (int ky = 0; ky < k; ++ky)
-        for (int kx = 0; kx < k; ++kx) {
-          const int y = ky + row;  // of the column's rows
-          const int vector = y < 4 ? kx : k + kx / 2, element = y < 4 ? y : kx % 2 * 2 + y - 4;
-          block[(row * vectors + vector) * 64 + element] = def.weight[(static_cast<size_t>(c) * k + ky) * k + kx];
-        }
+  p.weight8 = Aligned<int8_t>(static_cast<size_t>(p.blocks()) * 64 * 2 * vectors * 4);
+  for (int first = 0, width; first < s.oc; first += width) {
+    width = column_block(s.oc - first);
+    int8_t* block = p.weight8.data() + static_cast<size_t>(first) * 2 * vectors * 4;
+    for (int c = first; c < std::min(first + width, s.oc); ++c) {
+      const int slot = block_slot(c - first, width);
+      p.bias[first + slot] = folded_bias(def, c);
+      p.multiplier[first + slot] = def.multiplier[c];
+      for (int row = 0; row < 2; ++row)
+        for (int ky = 0; ky < k; ++ky)
+          for (int kx = 0; kx < k; ++kx) {
+            const int y = ky + row;  // of the column's rows
+            const int vector = y < 4 ? kx : k + kx / 2, element = y < 4 ? y : kx % 2 * 2 + y - 4;
+            block[((row * vectors + vector) * width + slot) * 4 + element] =
+                def.weight[(static_cast<size_t>(c) * k + ky) * k + kx];
+          }
+    }
   }
   return packed;
 }

@@ -15,11 +15,12 @@ struct DepthwisePacked {
   ConvShape shape;
   int32_t lo = 0, hi = 255, out_zp = 0;
   bool narrow = false;        // see ConvPacked
-  int block = 1;              // channels in a block: 64 or 16 (AVX512), 32 (AVX2), 1 (reference: plain order)
+  int block = 1;              // channels in a block: 64 (AVX512), 32 (AVX2), 1 (reference: plain order); for columns
+                              // the last blocks may have 32 or 16
   int taps = 1;               // taps in a group: 4 (bytes of vpdpbusd), 2 (words of vpmaddwd), 1
   int groups = 1;             // of taps; missing taps have zero weights
   Aligned<int8_t> weight8;    // [blocks][groups][4][block / 4][4 taps], or [c][kh * kw] for the reference,
-                              // or [blocks][2][column_vectors][16][4], see depthwise_pack_columns
+                              // or [blocks][2][column_vectors][4][block / 4][4], see depthwise_pack_columns
   Aligned<int16_t> weight16;  // [blocks][groups][4][block / 4][2 taps]
   Aligned<int32_t> bias;      // [blocks][block], bias - in_zp * sum(w)
   Aligned<float> multiplier;  // [blocks][block]
@@ -36,11 +37,19 @@ struct DepthwisePacked {
 DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps);
 
 // For windows of 3x3 and 5x5, computed two rows at a time from columns of the 4 or 6 rows that these read. Channel by
-// channel, a column's first 4 rows are the 4 bytes of one vector; rows 4 and 5 of two neighbouring columns are those
-// of another. So an output takes 3 (3x3), or 5 + 3 (5x5) dot products; missing weights are zero. The same vectors
+// channel, a column's first 4 rows are the 4 bytes of a vector's element; rows 4 and 5 of two neighbouring columns are
+// those of another. So an output takes 3 (3x3), or 5 + 3 (5x5) dot products; missing weights are zero. The same vectors
 // serve the second of the two rows, with weights that lie one row lower.
 DepthwisePackedPtr depthwise_pack_columns(const ConvDef& def);
 constexpr int column_vectors(int kernel) { return kernel == 3 ? 3 : 8; }
+
+// The width of the block that starts with `left` channels to go: a whole one, or the narrowest that leaves little
+// unused.
+constexpr int column_block(int left) { return left > 48 ? 64 : left > 16 ? 32 : 16; }
+
+// Where channel `c` of a block lies among its elements: interleaving leaves channel 16 l + 4 j + i as element i of
+// 128-bit lane l of vector j.
+constexpr int block_slot(int c, int block) { return c % 16 / 4 * (block / 4) + c / 16 * 4 + c % 4; }
 
 #define INT8D_DEPTHWISE(name, isa, pack, accepts, tables) void name(const DepthwiseCall&);
 #include "kernels.inc"
