@@ -32,11 +32,11 @@ bool winograd_accepts(const ConvShape& s) {
 
 int winograd_chunk(const ConvShape& s) {
   // Weights that stay in L2 leave it to tiles and products only so far; larger ones should be streamed once.
-  constexpr int kWeightBytes = 400 * 1024, kSmall = 160 * 1024, kLarge = 512 * 1024;
+  constexpr int kWeightBytes = 400 * 1024, kSmall = 320 * 1024, kLarge = 768 * 1024;
   const bool resident = kPlanes * 2 * s.ic * s.oc <= kWeightBytes;
-  const int tile = kPlanes * (2 * s.ic + 4 * 32);
+  const int tile = kPlanes * (2 * s.ic + 4 * 32), all = s.batch * WinogradGrid(s).tiles();
   const int tiles = std::max(1, (resident ? kSmall : kLarge) / tile);
-  return tiles >= 14 ? tiles / 14 * 14 : tiles;
+  return tiles >= all ? all : tiles >= 14 ? tiles / 14 * 14 : tiles;
 }
 
 WinogradScratch::WinogradScratch(const ConvShape& s) {
