@@ -10,6 +10,7 @@
 // over.
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "../common/amx.h"
 #include "../common/epilogue_avx512.h"
@@ -29,6 +30,8 @@ struct Cut {
   int total;    // pixels of that run
   int pitch;    // from row to row of that run
 
+  bool listed(const ConvShape& s) const { return !per_row && pitch != s.ow; }
+
   // A product takes about 13 cycles even where it has fewer rows; tiles are taken in pairs.
   int cycles() const { return (tiles + 1) / 2 * 2 * std::max(13, width); }
 
@@ -42,11 +45,88 @@ struct Cut {
   }
 };
 
-// The pixels of a block's two tiles; what nobody wants goes to a place of its own.
+// Where a block's two tiles lie: their first pixels, and, where a tile takes in a halo, every pixel of theirs, the
+// second tile's behind the first one's; what nobody wants goes to a place of its own. Addresses that are computed,
+// not loaded, let loads pass the stores before them.
 struct Pixels {
   const uint8_t* in[2];
-  uint8_t* out[2 * kRows];
-  const uint8_t* residual[2 * kRows];
+  uint8_t *out[2], *residual[2];
+  uint8_t *out_of[2 * kRows], *residual_of[2 * kRows];
+};
+
+// Up to 32 output channels.
+struct Panel {
+  int channels, in_channel, out_channel;
+  const int8_t* weight;  // of the first 16; those of the others lie behind
+  const int32_t* bias;
+  const float* multiplier;
+
+  int vectors() const { return channels > 16 ? 2 : 1; }
+  uint32_t mask() const { return channels == 32 ? ~0u : (1u << channels) - 1; }
+};
+
+constexpr int kPixels = 2 * kRows;         // of a block
+constexpr int kBuffer = 2 * kPixels * 16;  // sums of a block: [2 vectors][pixels][16]
+
+// What is left to be done of a block: its sums, as they lie in the buffer, become bytes, four vectors at a time.
+// Listed: whether the pixels are.
+template <int V, bool Summed, bool Listed>
+struct Finisher {
+  const Epilogue& epilogue;
+  const Pixels& x;
+  const Panel& to;
+  const int32_t* sums;
+  int width, pixels;  // of a tile, of both
+  ptrdiff_t out_stride, residual_stride;
+  int pixel = 0;
+  uint8_t* out = x.out[0] + to.out_channel;
+  const uint8_t* residual = Summed ? x.residual[0] + to.out_channel : nullptr;
+  avx512::Finish f = epilogue.finish;
+  uint32_t mask = to.mask();
+  __m512 m[2] = {_mm512_loadu_ps(to.multiplier), _mm512_loadu_ps(to.multiplier + 16 * (V - 1))};
+
+  bool left() const { return pixel < pixels; }
+
+  // 4 / V pixels; behind the last one, that one again.
+  INT8D_INLINE inline void step() {
+    constexpr int kStep = 4 / V;
+    const int32_t* from[kStep];
+    uint8_t* outs[kStep];
+    const uint8_t* residuals[kStep] = {};
+    unroll<kStep>([&](auto i) INT8D_INLINE {
+      if constexpr (V == 1 && i > 0)
+        if (pixel == pixels) {
+          from[i] = from[i - 1];
+          outs[i] = outs[i - 1];
+          residuals[i] = residuals[i - 1];
+          return;
+        }
+      from[i] = sums + pixel * 16;
+      outs[i] = Listed ? x.out_of[pixel] + to.out_channel : out;
+      if constexpr (Summed) residuals[i] = Listed ? x.residual_of[pixel] + to.out_channel : residual;
+      const bool turn = ++pixel == width;
+      out = turn ? x.out[1] + to.out_channel : out + out_stride;
+      if constexpr (Summed) residual = turn ? x.residual[1] + to.out_channel : residual + residual_stride;
+    });
+    auto q = [&](auto i) INT8D_INLINE {
+      constexpr int v = i % V;
+      const __m512i sum = _mm512_load_si512(from[i / V] + v * kPixels * 16);
+      if constexpr (Summed)
+        return avx512::sum_narrow(sum, m[v], avx512::load16(residuals[i / V] + 16 * v, mask >> (16 * v)),
+                                  *epilogue.sum);
+      else
+        return avx512::round_narrow(sum, m[v]);
+    };
+    using std::integral_constant;
+    const __m512i bytes = avx512::finish4(q(integral_constant<int, 0>()), q(integral_constant<int, 1>()),
+                                          q(integral_constant<int, 2>()), q(integral_constant<int, 3>()), f);
+    unroll<kStep>([&](auto i) INT8D_INLINE {
+      if constexpr (V == 2)
+        avx512::store32(outs[i], _mm512_extracti64x4_epi64(bytes, i), mask);
+      else
+        avx512::store16(outs[i], _mm512_extracti32x4_epi32(bytes, i), mask);
+    });
+  }
 };
 
 struct Runner {
@@ -55,10 +135,15 @@ struct Runner {
   const ConvShape& s;
   const Epilogue& epilogue;
   std::array<ptrdiff_t, 256> offsets;  // of each segment, from the first tap
-  int32_t* sums;                       // [2 tiles][2 vectors][16 pixels][16]
+  int32_t* buffers;                    // two
   uint8_t* nowhere;
-  int n, first_row;  // of the map, and the first of its rows to be done
-  Cut cut;
+  int n = 0, first_row = 0;  // of the map, and the first of its rows to be done
+  Cut cut{};
+  int in_channels = s.ic / s.groups;
+  int between = 1;                           // steps of the finisher between two instructions on tiles
+  int32_t *sums = buffers, *done = nullptr;  // of the block at work, and of the pending one
+  const Pixels* pending = nullptr;
+  Panel pending_panel{};
 
   void pixels(int block, Pixels& x) const {
     for (int half = 0; half < 2; ++half) {
@@ -74,121 +159,147 @@ struct Runner {
       }
       row += first_row;
       x.in[half] = call.in.at(n, row * s.sh - s.pad_top, column * s.sw - s.pad_left);
-      uint8_t** out = x.out + half * kRows;
-      const uint8_t** residual = x.residual + half * kRows;
-      for (int i = 0; i < cut.width; ++i) {
-        const bool wanted = column < s.ow;
-        out[i] = wanted ? call.out.at(n, row, column) : nowhere;
-        residual[i] = wanted ? call.residual.at(n, row, column) : nowhere;
-        if (++column == cut.pitch) column = 0, ++row;
-      }
+      x.out[half] = call.out.at(n, row, column);
+      x.residual[half] = call.residual.at(n, row, column);
+      if (!cut.listed(s)) continue;
+      list(call.out, row, column, x.out_of + half * cut.width);
+      if (call.add) list(call.residual, row, column, x.residual_of + half * cut.width);
     }
   }
 
-  // The sums of a block: V vectors of 16 channels, the panel's weights at w, the second vector's w2 further on.
-  template <int V>
-  void multiply(const Pixels& x, const int8_t* w, size_t w2, const int32_t* bias, int in_channel) const {
-    _tile_loadd(0, bias, 0);
-    _tile_loadd(2, bias, 0);
-    if constexpr (V == 2) {
-      _tile_loadd(1, bias + 16, 0);
-      _tile_loadd(3, bias + 16, 0);
+  // The addresses of a tile's pixels, from the given one on.
+  void list(const View& view, int row, int column, uint8_t** to) const {
+    uint8_t** const end = to + cut.width;
+    for (; to < end; column = 0, ++row) {
+      uint8_t* at = view.at(n, row, column);
+      for (uint8_t** stop = std::min(end, to + std::max(0, s.ow - column)); to < stop; at += view.pixel) *to++ = at;
+      for (uint8_t** stop = std::min(end, to + (cut.pitch - std::max(column, s.ow))); to < stop;) *to++ = nowhere;
     }
+  }
+
+  // The sums of a block, V vectors of 16 channels; between the products, the pending block is finished.
+  template <int V, bool Summed, bool Listed>
+  void multiply(const Pixels& x, const Panel& to) {
+    const bool busy = pending != nullptr;
+    Finisher<V, Summed, Listed> finisher = finish_of<V, Summed, Listed>(busy ? *pending : x, busy ? pending_panel : to);
+    if (!busy) finisher.pixel = finisher.pixels;
+    const int most = between;
+    auto finish = [&]() INT8D_INLINE {
+      for (int i = 0; i < most && finisher.left(); ++i) finisher.step();
+    };
+    _tile_loadd(0, to.bias, 0);
+    _tile_loadd(2, to.bias, 0);
+    if constexpr (V == 2) {
+      _tile_loadd(1, to.bias + 16, 0);
+      _tile_loadd(3, to.bias + 16, 0);
+    }
+    const int8_t *w = to.weight, *w2 = w + static_cast<size_t>(p.steps) * 64;
     const ptrdiff_t stride = s.sw * call.in.pixel;
     const ptrdiff_t* offset = offsets.data();
     for (const ConvSegment& segment : p.segments) {
-      const uint8_t* a = x.in[0] + in_channel + *offset;
-      const uint8_t* b = x.in[1] + in_channel + *offset++;
-      for (int step = 0; step < segment.steps; step += kRows, a += amx::kRowBytes, b += amx::kRowBytes) {
+      const uint8_t* a = x.in[0] + to.in_channel + *offset;
+      const uint8_t* b = x.in[1] + to.in_channel + *offset++;
+      for (int step = 0; step < segment.steps; step += kRows) {
         _tile_loadd(4, a, stride);
         _tile_loadd(6, w, amx::kRowBytes);
         _tile_dpbusd(0, 4, 6);
+        finish();
         _tile_loadd(5, b, stride);
         _tile_dpbusd(2, 5, 6);
+        finish();
         if constexpr (V == 2) {
-          _tile_loadd(7, w + w2, amx::kRowBytes);
+          _tile_loadd(7, w2, amx::kRowBytes);
           _tile_dpbusd(1, 4, 7);
+          finish();
           _tile_dpbusd(3, 5, 7);
+          finish();
         }
+        a += amx::kRowBytes;
+        b += amx::kRowBytes;
         w += kTileBytes;
+        w2 += kTileBytes;
       }
     }
-    constexpr int kTile = kTileBytes / 4;
+    // The second tile's pixels follow the first one's.
     _tile_stored(0, sums, amx::kRowBytes);
-    _tile_stored(2, sums + 2 * kTile, amx::kRowBytes);
+    finish();
+    _tile_stored(2, sums + cut.width * 16, amx::kRowBytes);
+    finish();
     if constexpr (V == 2) {
-      _tile_stored(1, sums + kTile, amx::kRowBytes);
-      _tile_stored(3, sums + 3 * kTile, amx::kRowBytes);
+      _tile_stored(1, sums + kPixels * 16, amx::kRowBytes);
+      finish();
+      _tile_stored(3, sums + (kPixels + cut.width) * 16, amx::kRowBytes);
+    }
+    while (finisher.left()) finisher.step();
+    pending = &x;
+    pending_panel = to;
+    done = sums;
+    sums = sums == buffers ? buffers + kBuffer : buffers;
+  }
+
+  // f(panel) for each of the call's panels.
+  template <typename F>
+  void each_panel(F f) const {
+    const int channels = p.channels_of_group(), of_group = (channels + 31) / 32;
+    int group = call.panel_begin / of_group, first = call.panel_begin % of_group * 32;
+    for (int index = call.panel_begin; index < call.panel_end; ++index) {
+      const int packed = group * ((channels + 15) / 16) + first / 16;
+      f(Panel{std::min(32, channels - first), in_channels * group, channels * group + first,
+              p.weight.data() + static_cast<size_t>(packed) * p.steps * 64, p.bias.data() + packed * 16,
+              p.multiplier.data() + packed * 16});
+      first += 32;
+      if (first >= channels) first = 0, ++group;
     }
   }
 
-  // Sums to bytes: four vectors, 2 or 4 pixels, at a time.
-  template <int V, bool Summed>
-  void finish(const Pixels& x, const float* multiplier, int out_channel, uint32_t mask) const {
-    constexpr int kPixels = 4 / V;
-    const avx512::Finish f = epilogue.finish;
-    __m512 m[V];
-    unroll<V>([&](auto v) INT8D_INLINE { m[v] = _mm512_loadu_ps(multiplier + 16 * v); });
-    for (int half = 0; half < 2; ++half)
-      for (int first = 0; first < cut.width; first += kPixels) {
-        auto pixel = [&](int i) INT8D_INLINE { return std::min(first + i, cut.width - 1); };
-        auto q = [&](auto i) INT8D_INLINE {
-          constexpr int v = i % V;
-          const int at = pixel(i / V);
-          const __m512i sum = _mm512_load_si512(sums + ((half * 2 + v) * kRows + at) * 16);
-          if constexpr (Summed)
-            return avx512::sum_narrow(
-                sum, m[v], avx512::load16(x.residual[half * kRows + at] + out_channel + 16 * v, mask >> (16 * v)),
-                *epilogue.sum);
-          else
-            return avx512::round_narrow(sum, m[v]);
-        };
-        using std::integral_constant;
-        const __m512i bytes = avx512::finish4(q(integral_constant<int, 0>()), q(integral_constant<int, 1>()),
-                                              q(integral_constant<int, 2>()), q(integral_constant<int, 3>()), f);
-        unroll<kPixels>([&](auto i) INT8D_INLINE {
-          uint8_t* out = x.out[half * kRows + pixel(i)] + out_channel;
-          if constexpr (V == 2)
-            avx512::store32(out, _mm512_extracti64x4_epi64(bytes, i), mask);
-          else
-            avx512::store16(out, _mm512_extracti32x4_epi32(bytes, i), mask);
-        });
-      }
+  // f.operator()<V, Summed, Listed>() with what holds of the call and of a panel.
+  template <typename F>
+  void with_form(const Panel& to, F f) {
+    const bool summed = epilogue.sum.has_value(), listed = cut.listed(s);
+    auto choose = [&]<int V>(std::integral_constant<int, V>) {
+      if (listed)
+        summed ? f.template operator()<V, true, true>() : f.template operator()<V, false, true>();
+      else
+        summed ? f.template operator()<V, true, false>() : f.template operator()<V, false, false>();
+    };
+    to.vectors() == 2 ? choose(std::integral_constant<int, 2>()) : choose(std::integral_constant<int, 1>());
+  }
+
+  void run(const Pixels& x, const Panel& to) {
+    if (pending && (!epilogue.narrow || pending_panel.vectors() != to.vectors())) flush();
+    with_form(to, [&]<int V, bool Summed, bool Listed>() { multiply<V, Summed, Listed>(x, to); });
+  }
+
+  template <int V, bool Summed, bool Listed>
+  Finisher<V, Summed, Listed> finish_of(const Pixels& x, const Panel& to) const {
+    return {epilogue, x, to, done, cut.width, 2 * cut.width, call.out.pixel, call.residual.pixel};
+  }
+
+  // Finishes the pending block.
+  void flush() {
+    if (!pending) return;
+    if (!epilogue.narrow)
+      finish_wide();
+    else
+      with_form(pending_panel, [&]<int V, bool Summed, bool Listed>() {
+        for (auto f = finish_of<V, Summed, Listed>(*pending, pending_panel); f.left();) f.step();
+      });
+    pending = nullptr;
   }
 
   // The rare case, see ConvPacked::narrow.
-  [[gnu::noinline]] void finish_wide(const Pixels& x, const float* multiplier, int out_channel, int channels) const {
-    for (int half = 0; half < 2; ++half)
-      for (int i = 0; i < cut.width; ++i)
-        for (int c = 0; c < channels; ++c) {
-          const int32_t sum = sums[((half * 2 + c / 16) * kRows + i) * 16 + c % 16];
-          const uint8_t residual = call.add ? x.residual[half * kRows + i][out_channel + c] : 0;
-          x.out[half * kRows + i][out_channel + c] = int8d::finish(sum, multiplier[c], residual, epilogue.output);
-        }
-  }
-
-  void run(const Pixels& x, int panel) const {
-    const int panels_of_group = (p.channels_of_group() + 31) / 32, g = panel / panels_of_group;
-    const int first = panel % panels_of_group * 32, channels = std::min(32, p.channels_of_group() - first);
-    const int packed = g * p.panels_of_group() + first / 16;
-    const size_t panel_bytes = static_cast<size_t>(p.steps) * 64;
-    const int8_t* w = p.weight.data() + static_cast<size_t>(packed) * panel_bytes;
-    const int32_t* bias = p.bias.data() + packed * 16;
-    const float* multiplier = p.multiplier.data() + packed * 16;
-    const int in_channel = g * (s.ic / s.groups), out_channel = g * p.channels_of_group() + first;
-    if (channels > 16)
-      multiply<2>(x, w, panel_bytes, bias, in_channel);
-    else
-      multiply<1>(x, w, 0, bias, in_channel);
-    const uint32_t mask = channels == 32 ? ~0u : (1u << channels) - 1;
-    if (!epilogue.narrow) [[unlikely]]
-      return finish_wide(x, multiplier, out_channel, channels);
-    if (channels > 16)
-      epilogue.sum ? finish<2, true>(x, multiplier, out_channel, mask)
-                   : finish<2, false>(x, multiplier, out_channel, mask);
-    else
-      epilogue.sum ? finish<1, true>(x, multiplier, out_channel, mask)
-                   : finish<1, false>(x, multiplier, out_channel, mask);
+  [[gnu::noinline]] void finish_wide() const {
+    const Panel& to = pending_panel;
+    const Pixels& x = *pending;
+    const bool listed = cut.listed(s);
+    for (int i = 0; i < 2 * cut.width; ++i) {
+      const int half = i / cut.width, column = i % cut.width;
+      uint8_t* out = listed ? x.out_of[i] : x.out[half] + column * call.out.pixel;
+      const uint8_t* residual = listed ? x.residual_of[i] : x.residual[half] + column * call.residual.pixel;
+      for (int c = 0; c < to.channels; ++c)
+        out[to.out_channel + c] = int8d::finish(done[(c / 16 * kPixels + i) * 16 + c % 16], to.multiplier[c],
+                                                call.add ? residual[to.out_channel + c] : 0, epilogue.output);
+    }
   }
 
   // Rows first_row .. first_row + rows - 1 of map n.
@@ -200,23 +311,29 @@ struct Runner {
       if (run.cycles() < cut.cycles()) cut = run;
     }
     const amx::Tiles tiles(cut.width);
+    // Of the instructions on tiles, 4 a step of the products and 4 that store.
+    const int instructions = 4 * p.steps / kRows + 4;
+    between = (cut.width + instructions - 1) / instructions;
     const int blocks = (cut.tiles + 1) / 2;
     // Weights that stay in L2 are read again for every block; larger ones only once, and the pixels again.
     constexpr size_t kResident = 768 * 1024;
     const size_t weights = static_cast<size_t>(call.panel_end - call.panel_begin) * p.steps * 128;
-    Pixels x;
+    Pixels x[2];
     if (weights <= kResident) {
       for (int block = 0; block < blocks; ++block) {
-        pixels(block, x);
-        for (int panel = call.panel_begin; panel < call.panel_end; ++panel) run(x, panel);
+        pixels(block, x[block % 2]);
+        each_panel([&](const Panel& to) INT8D_INLINE { run(x[block % 2], to); });
       }
     } else {
-      for (int panel = call.panel_begin; panel < call.panel_end; ++panel)
-        for (int block = 0; block < blocks; ++block) {
-          pixels(block, x);
-          run(x, panel);
+      int parity = 0;
+      each_panel([&](const Panel& to) INT8D_INLINE {
+        for (int block = 0; block < blocks; ++block, parity ^= 1) {
+          pixels(block, x[parity]);
+          run(x[parity], to);
         }
+      });
     }
+    flush();
   }
 };
 
@@ -226,7 +343,7 @@ void conv_u8s8_32x32_amx(const ConvCall& call) {
   const ConvPacked& p = *call.packed;
   const ConvShape& s = p.shape;
   const Epilogue epilogue(p.output(call), p.narrow);
-  Runner r{call, p, s, epilogue, {}, reinterpret_cast<int32_t*>(call.scratch), call.scratch + 4 * kTileBytes, 0, 0, {}};
+  Runner r{call, p, s, epilogue, {}, reinterpret_cast<int32_t*>(call.scratch), call.scratch + 8 * kTileBytes};
   for (size_t i = 0; i < p.segments.size(); ++i)
     r.offsets[i] = p.segments[i].ky * s.dh * call.in.row + p.segments[i].kx * s.dw * call.in.pixel;
   for (int row = call.row_begin; row < call.row_end;) {
