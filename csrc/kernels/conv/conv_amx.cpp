@@ -30,19 +30,21 @@ struct Cut {
   int total;    // pixels of that run
   int pitch;    // from row to row of that run
 
-  bool listed(const ConvShape& s) const { return !per_row && pitch != s.ow; }
+  // Whether a tile's pixels lie side by side in the output, and are even in number.
+  bool plain(const ConvShape& s) const { return width % 2 == 0 && (per_row || pitch == s.ow); }
 
   // A product takes about 13 cycles even where it has fewer rows; tiles are taken in pairs.
   int cycles() const { return (tiles + 1) / 2 * 2 * std::max(13, width); }
 
   static Cut by_rows(const ConvShape& s, int rows) {
     const int per_row = (s.ow + kRows - 1) / kRows;
-    return {(s.ow + per_row - 1) / per_row, rows * per_row, per_row, 0, 0};
+    return {even((s.ow + per_row - 1) / per_row, s.ow), rows * per_row, per_row, 0, 0};
   }
   static Cut in_one(const ConvShape& s, int rows, int pitch) {
     const int total = (rows - 1) * pitch + s.ow, tiles = (total + kRows - 1) / kRows;
-    return {(total + tiles - 1) / tiles, tiles, 0, total, pitch};
+    return {even((total + tiles - 1) / tiles, total), tiles, 0, total, pitch};
   }
+  static int even(int width, int most) { return std::min((width + 1) / 2 * 2, most); }
 };
 
 // Where a block's two tiles lie: their first pixels, and, where a tile takes in a halo, every pixel of theirs, the
@@ -65,67 +67,159 @@ struct Panel {
   uint32_t mask() const { return channels == 32 ? ~0u : (1u << channels) - 1; }
 };
 
-constexpr int kPixels = 2 * kRows;         // of a block
-constexpr int kBuffer = 2 * kPixels * 16;  // sums of a block: [2 vectors][pixels][16]
+constexpr int kBuffer = kAmxSums / 2;  // sums of a block: [2 vectors][pixels][16]
 
-// What is left to be done of a block: its sums, as they lie in the buffer, become bytes, four vectors at a time.
-// Listed: whether the pixels are.
-template <int V, bool Summed, bool Listed>
-struct Finisher {
-  const Epilogue& epilogue;
-  const Pixels& x;
-  const Panel& to;
-  const int32_t* sums;
-  int width, pixels;  // of a tile, of both
-  ptrdiff_t out_stride, residual_stride;
-  int pixel = 0;
-  uint8_t* out = x.out[0] + to.out_channel;
-  const uint8_t* residual = Summed ? x.residual[0] + to.out_channel : nullptr;
-  avx512::Finish f = epilogue.finish;
-  uint32_t mask = to.mask();
-  __m512 m[2] = {_mm512_loadu_ps(to.multiplier), _mm512_loadu_ps(to.multiplier + 16 * (V - 1))};
+// Finishers turn a block's sums, as they lie in the buffer, to bytes, step by step. One lives for many blocks: what is
+// the same for all it keeps in registers. That matters: while a block's sums are on their way to memory, a load from
+// any address that agrees with one of theirs in 12 bits has to wait, and they fill 4 KB.
 
-  bool left() const { return pixel < pixels; }
+// For tiles of an even number of pixels, side by side, and panels of more than 16 channels; Whole: of 32.
+template <bool Summed, bool Whole>
+struct PlainFinisher {
+  static constexpr int kVectors = 2;
+  const avx512::Finish f;
+  const avx512::Sum sum;
+  const ptrdiff_t stride;  // of out and of residual: both have as many channels
+  const int width;         // of a tile
+  const int32_t* sums = nullptr;
+  uint8_t *out = nullptr, *next_out = nullptr;  // of this tile, of the next one
+  const uint8_t *residual = nullptr, *next_residual = nullptr;
+  int left = 0, next_left = 0;  // steps
+  uint32_t mask = ~0u;
+  __m512 m0, m1;
 
-  // 4 / V pixels; behind the last one, that one again.
+  PlainFinisher(const ConvCall& call, const Epilogue& e, int tile_width)
+      : f(e.finish), sum(e.sum.value_or(avx512::Sum(e.output, {}))), stride(call.out.pixel), width(tile_width) {}
+
+  INT8D_INLINE inline void start(const Pixels& x, const Panel& to, const int32_t* from) {
+    sums = from;
+    out = x.out[0] + to.out_channel;
+    next_out = x.out[1] + to.out_channel;
+    if constexpr (Summed) {
+      residual = x.residual[0] + to.out_channel;
+      next_residual = x.residual[1] + to.out_channel;
+    }
+    left = next_left = width / 2;
+    if constexpr (!Whole) mask = to.mask();
+    m0 = _mm512_loadu_ps(to.multiplier);
+    m1 = _mm512_loadu_ps(to.multiplier + 16);
+  }
+  INT8D_INLINE inline bool more() const { return left > 0; }
+
+  // Two pixels.
   INT8D_INLINE inline void step() {
-    constexpr int kStep = 4 / V;
-    const int32_t* from[kStep];
-    uint8_t* outs[kStep];
-    const uint8_t* residuals[kStep] = {};
-    unroll<kStep>([&](auto i) INT8D_INLINE {
-      if constexpr (V == 1 && i > 0)
-        if (pixel == pixels) {
-          from[i] = from[i - 1];
-          outs[i] = outs[i - 1];
-          residuals[i] = residuals[i - 1];
-          return;
-        }
-      from[i] = sums + pixel * 16;
-      outs[i] = Listed ? x.out_of[pixel] + to.out_channel : out;
-      if constexpr (Summed) residuals[i] = Listed ? x.residual_of[pixel] + to.out_channel : residual;
-      const bool turn = ++pixel == width;
-      out = turn ? x.out[1] + to.out_channel : out + out_stride;
-      if constexpr (Summed) residual = turn ? x.residual[1] + to.out_channel : residual + residual_stride;
-    });
     auto q = [&](auto i) INT8D_INLINE {
-      constexpr int v = i % V;
-      const __m512i sum = _mm512_load_si512(from[i / V] + v * kPixels * 16);
-      if constexpr (Summed)
-        return avx512::sum_narrow(sum, m[v], avx512::load16(residuals[i / V] + 16 * v, mask >> (16 * v)),
-                                  *epilogue.sum);
-      else
-        return avx512::round_narrow(sum, m[v]);
+      constexpr int p = i / 2, v = i % 2;
+      const __m512i acc = _mm512_load_si512(sums + (v * kAmxPixels + p) * 16);
+      if constexpr (Summed) {
+        const uint8_t* at = residual + p * stride + 16 * v;
+        return avx512::sum_narrow(acc, v ? m1 : m0, avx512::load16(at, Whole ? ~0u : mask >> (16 * v)), sum);
+      } else {
+        return avx512::round_narrow(acc, v ? m1 : m0);
+      }
     };
     using std::integral_constant;
     const __m512i bytes = avx512::finish4(q(integral_constant<int, 0>()), q(integral_constant<int, 1>()),
                                           q(integral_constant<int, 2>()), q(integral_constant<int, 3>()), f);
-    unroll<kStep>([&](auto i) INT8D_INLINE {
-      if constexpr (V == 2)
-        avx512::store32(outs[i], _mm512_extracti64x4_epi64(bytes, i), mask);
+    auto store = [&](uint8_t* to, __m256i half) INT8D_INLINE {
+      if constexpr (Whole)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), half);
       else
-        avx512::store16(outs[i], _mm512_extracti32x4_epi32(bytes, i), mask);
+        _mm256_mask_storeu_epi8(to, mask, half);
+    };
+    store(out, _mm512_castsi512_si256(bytes));
+    store(out + stride, _mm512_extracti64x4_epi64(bytes, 1));
+    sums += 2 * 16;
+    out += 2 * stride;
+    if constexpr (Summed) residual += 2 * stride;
+    if (--left == 0) {
+      left = next_left;
+      next_left = 0;
+      out = next_out;
+      if constexpr (Summed) residual = next_residual;
+    }
+  }
+};
+
+// For any tiles and panels, pixel by listed pixel.
+template <int V, bool Summed>
+struct ListFinisher {
+  static constexpr int kVectors = V;
+  const Epilogue& epilogue;
+  const int pixels;
+  const Pixels* x = nullptr;
+  int pixel = pixels, channel = 0;
+  const int32_t* sums = nullptr;
+  uint32_t mask = 0;
+  __m512 m[2];
+
+  ListFinisher(const ConvCall&, const Epilogue& e, int width) : epilogue(e), pixels(2 * width) {}
+
+  void start(const Pixels& block, const Panel& to, const int32_t* from) {
+    x = &block;
+    channel = to.out_channel;
+    sums = from;
+    mask = to.mask();
+    pixel = 0;
+    for (int v = 0; v < V; ++v) m[v] = _mm512_loadu_ps(to.multiplier + 16 * v);
+  }
+  bool more() const { return pixel < pixels; }
+
+  // 4 / V pixels; behind the last one, that one again.
+  INT8D_INLINE inline void step() {
+    constexpr int kStep = 4 / V;
+    auto at = [&](int i) INT8D_INLINE { return std::min(pixel + i, pixels - 1); };
+    auto q = [&](auto i) INT8D_INLINE {
+      constexpr int v = i % V;
+      const __m512i acc = _mm512_load_si512(sums + (v * kAmxPixels + at(i / V)) * 16);
+      if constexpr (Summed) {
+        const uint8_t* residual = x->residual_of[at(i / V)] + channel + 16 * v;
+        return avx512::sum_narrow(acc, m[v], avx512::load16(residual, mask >> (16 * v)), *epilogue.sum);
+      } else {
+        return avx512::round_narrow(acc, m[v]);
+      }
+    };
+    using std::integral_constant;
+    const __m512i bytes =
+        avx512::finish4(q(integral_constant<int, 0>()), q(integral_constant<int, 1>()), q(integral_constant<int, 2>()),
+                        q(integral_constant<int, 3>()), epilogue.finish);
+    unroll<kStep>([&](auto i) INT8D_INLINE {
+      uint8_t* out = x->out_of[at(i)] + channel;
+      if constexpr (V == 2)
+        avx512::store32(out, _mm512_extracti64x4_epi64(bytes, i), mask);
+      else
+        avx512::store16(out, _mm512_extracti32x4_epi32(bytes, i), mask);
     });
+    pixel += kStep;
+  }
+};
+
+// The rare case, see ConvPacked::narrow: element by element.
+template <int V>
+struct WideFinisher {
+  static constexpr int kVectors = V;
+  const Output& output;
+  const int pixels;
+  const Pixels* x = nullptr;
+  Panel to{};
+  const int32_t* sums = nullptr;
+  int pixel = pixels;
+
+  WideFinisher(const ConvCall&, const Epilogue& e, int width) : output(e.output), pixels(2 * width) {}
+
+  void start(const Pixels& block, const Panel& panel, const int32_t* from) {
+    x = &block;
+    to = panel;
+    sums = from;
+    pixel = 0;
+  }
+  bool more() const { return pixel < pixels; }
+
+  [[gnu::noinline]] void step() {
+    for (int c = 0; c < to.channels; ++c)
+      x->out_of[pixel][to.out_channel + c] = finish(sums[(c / 16 * kAmxPixels + pixel) * 16 + c % 16], to.multiplier[c],
+                                                    output.add ? x->residual_of[pixel][to.out_channel + c] : 0, output);
+    ++pixel;
   }
 };
 
@@ -134,18 +228,14 @@ struct Runner {
   const ConvPacked& p;
   const ConvShape& s;
   const Epilogue& epilogue;
-  std::array<ptrdiff_t, 256> offsets;  // of each segment, from the first tap
-  int32_t* buffers;                    // two
+  const ptrdiff_t* offsets;  // of each run of 64 bytes, from the first tap
+  int32_t* buffers;          // two
   uint8_t* nowhere;
+  int runs = p.steps / kRows, in_channels = s.ic / s.groups, channels = s.oc / s.groups;
   int n = 0, first_row = 0;  // of the map, and the first of its rows to be done
   Cut cut{};
-  int in_channels = s.ic / s.groups;
-  int between = 1;                           // steps of the finisher between two instructions on tiles
-  int32_t *sums = buffers, *done = nullptr;  // of the block at work, and of the pending one
-  const Pixels* pending = nullptr;
-  Panel pending_panel{};
 
-  void pixels(int block, Pixels& x) const {
+  void pixels(int block, bool listed, Pixels& x) const {
     for (int half = 0; half < 2; ++half) {
       const int tile = std::min(2 * block + half, cut.tiles - 1);
       int row, column;
@@ -161,7 +251,7 @@ struct Runner {
       x.in[half] = call.in.at(n, row * s.sh - s.pad_top, column * s.sw - s.pad_left);
       x.out[half] = call.out.at(n, row, column);
       x.residual[half] = call.residual.at(n, row, column);
-      if (!cut.listed(s)) continue;
+      if (!listed) continue;
       list(call.out, row, column, x.out_of + half * cut.width);
       if (call.add) list(call.residual, row, column, x.residual_of + half * cut.width);
     }
@@ -177,15 +267,52 @@ struct Runner {
     }
   }
 
-  // The sums of a block, V vectors of 16 channels; between the products, the pending block is finished.
-  template <int V, bool Summed, bool Listed>
-  void multiply(const Pixels& x, const Panel& to) {
-    const bool busy = pending != nullptr;
-    Finisher<V, Summed, Listed> finisher = finish_of<V, Summed, Listed>(busy ? *pending : x, busy ? pending_panel : to);
-    if (!busy) finisher.pixel = finisher.pixels;
-    const int most = between;
+  // Blocks by panels first .. last - 1, counted in 32 channels, of one group; all of the finisher's kind. Weights that
+  // stay in L1 or L2 are read again for every block; larger ones only once, and the pixels again.
+  template <typename Finisher>
+  void sweep(int group, int first, int last, bool listed) {
+    constexpr size_t kResident = 768 * 1024;
+    Finisher finisher(call, epilogue, cut.width);
+    const int blocks = (cut.tiles + 1) / 2;
+    // Steps of the finisher between two instructions on tiles: 4 a run of the products, and 4 that store.
+    const int between = (cut.width + 4 * runs + 3) / (4 * runs + 4);
+    Pixels x[2];
+    int32_t *sums = buffers, *other = buffers + kBuffer;
+    auto run = [&](const Pixels& at, const Panel& to) INT8D_INLINE {
+      multiply<Finisher::kVectors>(at, to, sums, finisher, between);
+      finisher.start(at, to, sums);
+      std::swap(sums, other);
+    };
+    if (static_cast<size_t>(last - first) * p.steps * 128 <= kResident) {
+      for (int block = 0; block < blocks; ++block) {
+        Pixels& at = x[block % 2];
+        pixels(block, listed, at);
+        for (int panel = first; panel < last; ++panel) run(at, panel_of(group, panel));
+      }
+    } else {
+      for (int panel = first; panel < last; ++panel)
+        for (int block = 0; block < blocks; ++block) {
+          Pixels& at = x[block % 2];
+          pixels(block, listed, at);
+          run(at, panel_of(group, panel));
+        }
+    }
+    while (finisher.more()) finisher.step();
+  }
+
+  Panel panel_of(int group, int index) const {
+    const int first = index * 32, packed = group * ((channels + 15) / 16) + first / 16;
+    return {std::min(32, channels - first), in_channels * group,
+            channels * group + first,       p.weight.data() + static_cast<size_t>(packed) * p.steps * 64,
+            p.bias.data() + packed * 16,    p.multiplier.data() + packed * 16};
+  }
+
+  // The sums of a block, V vectors of 16 channels; between the products, the block before it is finished.
+  template <int V, typename Finisher>
+  INT8D_INLINE inline void multiply(const Pixels& x, const Panel& to, int32_t* sums, Finisher& finisher,
+                                    int between) const {
     auto finish = [&]() INT8D_INLINE {
-      for (int i = 0; i < most && finisher.left(); ++i) finisher.step();
+      for (int i = between; i > 0 && finisher.more(); --i) finisher.step();
     };
     _tile_loadd(0, to.bias, 0);
     _tile_loadd(2, to.bias, 0);
@@ -193,113 +320,65 @@ struct Runner {
       _tile_loadd(1, to.bias + 16, 0);
       _tile_loadd(3, to.bias + 16, 0);
     }
-    const int8_t *w = to.weight, *w2 = w + static_cast<size_t>(p.steps) * 64;
+    const int8_t* w = to.weight;
+    const size_t w2 = static_cast<size_t>(p.steps) * 64;
+    const uint8_t *a = x.in[0] + to.in_channel, *b = x.in[1] + to.in_channel;
     const ptrdiff_t stride = s.sw * call.in.pixel;
-    const ptrdiff_t* offset = offsets.data();
-    for (const ConvSegment& segment : p.segments) {
-      const uint8_t* a = x.in[0] + to.in_channel + *offset;
-      const uint8_t* b = x.in[1] + to.in_channel + *offset++;
-      for (int step = 0; step < segment.steps; step += kRows) {
-        _tile_loadd(4, a, stride);
-        _tile_loadd(6, w, amx::kRowBytes);
-        _tile_dpbusd(0, 4, 6);
+    for (const ptrdiff_t *offset = offsets, *end = offset + runs; offset != end; ++offset, w += kTileBytes) {
+      _tile_loadd(4, a + *offset, stride);
+      _tile_loadd(6, w, amx::kRowBytes);
+      _tile_dpbusd(0, 4, 6);
+      finish();
+      _tile_loadd(5, b + *offset, stride);
+      _tile_dpbusd(2, 5, 6);
+      finish();
+      if constexpr (V == 2) {
+        _tile_loadd(7, w + w2, amx::kRowBytes);
+        _tile_dpbusd(1, 4, 7);
         finish();
-        _tile_loadd(5, b, stride);
-        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
         finish();
-        if constexpr (V == 2) {
-          _tile_loadd(7, w2, amx::kRowBytes);
-          _tile_dpbusd(1, 4, 7);
-          finish();
-          _tile_dpbusd(3, 5, 7);
-          finish();
-        }
-        a += amx::kRowBytes;
-        b += amx::kRowBytes;
-        w += kTileBytes;
-        w2 += kTileBytes;
       }
     }
     // The second tile's pixels follow the first one's.
+    int32_t* const second = sums + cut.width * 16;
     _tile_stored(0, sums, amx::kRowBytes);
     finish();
-    _tile_stored(2, sums + cut.width * 16, amx::kRowBytes);
+    _tile_stored(2, second, amx::kRowBytes);
     finish();
     if constexpr (V == 2) {
-      _tile_stored(1, sums + kPixels * 16, amx::kRowBytes);
+      _tile_stored(1, sums + kAmxPixels * 16, amx::kRowBytes);
       finish();
-      _tile_stored(3, sums + (kPixels + cut.width) * 16, amx::kRowBytes);
+      _tile_stored(3, second + kAmxPixels * 16, amx::kRowBytes);
     }
-    while (finisher.left()) finisher.step();
-    pending = &x;
-    pending_panel = to;
-    done = sums;
-    sums = sums == buffers ? buffers + kBuffer : buffers;
+    while (finisher.more()) finisher.step();
   }
 
-  // f(panel) for each of the call's panels.
-  template <typename F>
-  void each_panel(F f) const {
-    const int channels = p.channels_of_group(), of_group = (channels + 31) / 32;
-    int group = call.panel_begin / of_group, first = call.panel_begin % of_group * 32;
-    for (int index = call.panel_begin; index < call.panel_end; ++index) {
-      const int packed = group * ((channels + 15) / 16) + first / 16;
-      f(Panel{std::min(32, channels - first), in_channels * group, channels * group + first,
-              p.weight.data() + static_cast<size_t>(packed) * p.steps * 64, p.bias.data() + packed * 16,
-              p.multiplier.data() + packed * 16});
-      first += 32;
-      if (first >= channels) first = 0, ++group;
-    }
-  }
-
-  // f.operator()<V, Summed, Listed>() with what holds of the call and of a panel.
-  template <typename F>
-  void with_form(const Panel& to, F f) {
-    const bool summed = epilogue.sum.has_value(), listed = cut.listed(s);
-    auto choose = [&]<int V>(std::integral_constant<int, V>) {
-      if (listed)
-        summed ? f.template operator()<V, true, true>() : f.template operator()<V, false, true>();
-      else
-        summed ? f.template operator()<V, true, false>() : f.template operator()<V, false, false>();
+  // Panels first .. last - 1 of one group.
+  void panels(int group, int first, int last) {
+    const int whole = std::clamp(channels / 32, first, last);
+    const bool plain = cut.plain(s), summed = epilogue.sum.has_value();
+    auto each = [&]<bool Summed>(std::bool_constant<Summed>) {
+      if (first < whole) {
+        if (plain)
+          sweep<PlainFinisher<Summed, true>>(group, first, whole, false);
+        else
+          sweep<ListFinisher<2, Summed>>(group, first, whole, true);
+      }
+      if (whole < last) {
+        if (channels % 32 <= 16)
+          sweep<ListFinisher<1, Summed>>(group, whole, last, true);
+        else if (plain)
+          sweep<PlainFinisher<Summed, false>>(group, whole, last, false);
+        else
+          sweep<ListFinisher<2, Summed>>(group, whole, last, true);
+      }
     };
-    to.vectors() == 2 ? choose(std::integral_constant<int, 2>()) : choose(std::integral_constant<int, 1>());
-  }
-
-  void run(const Pixels& x, const Panel& to) {
-    if (pending && (!epilogue.narrow || pending_panel.vectors() != to.vectors())) flush();
-    with_form(to, [&]<int V, bool Summed, bool Listed>() { multiply<V, Summed, Listed>(x, to); });
-  }
-
-  template <int V, bool Summed, bool Listed>
-  Finisher<V, Summed, Listed> finish_of(const Pixels& x, const Panel& to) const {
-    return {epilogue, x, to, done, cut.width, 2 * cut.width, call.out.pixel, call.residual.pixel};
-  }
-
-  // Finishes the pending block.
-  void flush() {
-    if (!pending) return;
-    if (!epilogue.narrow)
-      finish_wide();
-    else
-      with_form(pending_panel, [&]<int V, bool Summed, bool Listed>() {
-        for (auto f = finish_of<V, Summed, Listed>(*pending, pending_panel); f.left();) f.step();
-      });
-    pending = nullptr;
-  }
-
-  // The rare case, see ConvPacked::narrow.
-  [[gnu::noinline]] void finish_wide() const {
-    const Panel& to = pending_panel;
-    const Pixels& x = *pending;
-    const bool listed = cut.listed(s);
-    for (int i = 0; i < 2 * cut.width; ++i) {
-      const int half = i / cut.width, column = i % cut.width;
-      uint8_t* out = listed ? x.out_of[i] : x.out[half] + column * call.out.pixel;
-      const uint8_t* residual = listed ? x.residual_of[i] : x.residual[half] + column * call.residual.pixel;
-      for (int c = 0; c < to.channels; ++c)
-        out[to.out_channel + c] = int8d::finish(done[(c / 16 * kPixels + i) * 16 + c % 16], to.multiplier[c],
-                                                call.add ? residual[to.out_channel + c] : 0, epilogue.output);
-    }
+    if (epilogue.narrow) return summed ? each(std::true_type()) : each(std::false_type());
+    if (first < whole) sweep<WideFinisher<2>>(group, first, whole, true);
+    if (whole < last)
+      channels % 32 <= 16 ? sweep<WideFinisher<1>>(group, whole, last, true)
+                          : sweep<WideFinisher<2>>(group, whole, last, true);
   }
 
   // Rows first_row .. first_row + rows - 1 of map n.
@@ -311,29 +390,12 @@ struct Runner {
       if (run.cycles() < cut.cycles()) cut = run;
     }
     const amx::Tiles tiles(cut.width);
-    // Of the instructions on tiles, 4 a step of the products and 4 that store.
-    const int instructions = 4 * p.steps / kRows + 4;
-    between = (cut.width + instructions - 1) / instructions;
-    const int blocks = (cut.tiles + 1) / 2;
-    // Weights that stay in L2 are read again for every block; larger ones only once, and the pixels again.
-    constexpr size_t kResident = 768 * 1024;
-    const size_t weights = static_cast<size_t>(call.panel_end - call.panel_begin) * p.steps * 128;
-    Pixels x[2];
-    if (weights <= kResident) {
-      for (int block = 0; block < blocks; ++block) {
-        pixels(block, x[block % 2]);
-        each_panel([&](const Panel& to) INT8D_INLINE { run(x[block % 2], to); });
-      }
-    } else {
-      int parity = 0;
-      each_panel([&](const Panel& to) INT8D_INLINE {
-        for (int block = 0; block < blocks; ++block, parity ^= 1) {
-          pixels(block, x[parity]);
-          run(x[parity], to);
-        }
-      });
+    const int of_group = (channels + 31) / 32;
+    for (int panel = call.panel_begin; panel < call.panel_end;) {
+      const int group = panel / of_group, end = std::min(call.panel_end, (group + 1) * of_group);
+      panels(group, panel % of_group, panel % of_group + end - panel);
+      panel = end;
     }
-    flush();
   }
 };
 
@@ -343,9 +405,13 @@ void conv_u8s8_32x32_amx(const ConvCall& call) {
   const ConvPacked& p = *call.packed;
   const ConvShape& s = p.shape;
   const Epilogue epilogue(p.output(call), p.narrow);
-  Runner r{call, p, s, epilogue, {}, reinterpret_cast<int32_t*>(call.scratch), call.scratch + 8 * kTileBytes};
-  for (size_t i = 0; i < p.segments.size(); ++i)
-    r.offsets[i] = p.segments[i].ky * s.dh * call.in.row + p.segments[i].kx * s.dw * call.in.pixel;
+  const AmxScratch scratch(s, p.steps);
+  ptrdiff_t* const offsets = reinterpret_cast<ptrdiff_t*>(call.scratch + scratch.offsets);
+  ptrdiff_t* offset = offsets;
+  for (const ConvSegment& segment : p.segments)
+    for (int step = 0; step < segment.steps; step += kRows)
+      *offset++ = segment.ky * s.dh * call.in.row + segment.kx * s.dw * call.in.pixel + 4 * step;
+  Runner r{call, p, s, epilogue, offsets, reinterpret_cast<int32_t*>(call.scratch), call.scratch + scratch.nowhere};
   for (int row = call.row_begin; row < call.row_end;) {
     r.n = row / s.oh;
     r.first_row = row % s.oh;
