@@ -140,6 +140,7 @@ def _openvino_request(network: bytes, inputs: dict[str, Array], threads: int, ra
 def _torch(model: Model, inputs: Arrays, threads: int) -> Runner:
     """PT2E's form, compiled by Inductor with frozen weights and its C++ wrapper, as torch's x86 guide has it."""
     import torch
+    from torch._inductor import config
     from torch._inductor.utils import run_and_get_code
 
     from agent.peers.torch_qdq import to_torch
@@ -149,7 +150,8 @@ def _torch(model: Model, inputs: Arrays, threads: int) -> Runner:
     module = to_torch(model, forms.loose_tensors(graph, "fused"))
     tensors = [torch.from_numpy(np.array(inputs[name])) for name in graph.inputs]
     tensors = [t.permute(0, 3, 1, 2) if t.ndim == 4 else t for t in tensors]  # channels last in memory
-    compiled = torch.compile(module, options={"freezing": True, "cpp_wrapper": True})
+    config.freezing = config.cpp_wrapper = True  # as options of torch.compile they come too late for the folding
+    compiled = torch.compile(module)
     with torch.no_grad():
         _, sources = run_and_get_code(compiled, *tensors)
     wanted = sum(n.__struct_config__.tag == "conv2d" for n in graph.nodes)

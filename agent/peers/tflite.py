@@ -183,11 +183,20 @@ class _Export:
                   filterWidth=node.kernel[1])  # fmt: skip
 
     def _avg_pool2d(self, node: g.AvgPool2d) -> None:
-        if node.kernel != self.described[node.input].shape[1:3] or any(node.padding):
-            raise BackendError(f"node '{node.name}': an average pool that requantizes has no TFLite form unless global")
-        axes = self.constant(f"{node.output}/axes", np.array([1, 2], np.int32))
-        self.emit(Op.MEAN, [self.activation(node.input), axes], self.activation(node.output), "ReducerOptions",
-                  keepDims=True)  # fmt: skip
+        source = self.described[node.input]
+        x, y = self.activation(node.input), self.activation(node.output)
+        if any(node.padding):
+            raise BackendError(f"node '{node.name}': a padded average pool has no TFLite form here")
+        if node.kernel == source.shape[1:3]:
+            axes = self.constant(f"{node.output}/axes", np.array([1, 2], np.int32))
+            self.emit(Op.MEAN, [x, axes], y, "ReducerOptions", keepDims=True)
+            return
+        same = self.tensor(f"{node.output}/pooled", self.described[node.output].shape, Type.INT8, source.scale,
+                           signed_zero_point(source))  # fmt: skip
+        self.emit(Op.AVERAGE_POOL_2D, [x], same, "Pool2DOptions", padding=schema.Padding.VALID,
+                  strideH=node.stride[0], strideW=node.stride[1], filterHeight=node.kernel[0],
+                  filterWidth=node.kernel[1])  # fmt: skip
+        self.emit(Op.QUANTIZE, [same], y, "QuantizeOptions")
 
     def _add(self, node: g.Add) -> None:
         inputs = [self.activation(name) for name in node.inputs]
