@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import Any
 
 import msgspec
@@ -12,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model file")
     parser.add_argument("--threads", default="1", help="one number, or several with commas (default: 1)")
     parser.add_argument("--backend", choices=["auto", "native", "torch"], default="auto")
-    parser.add_argument("--vs", default="", metavar="PEERS",
-                        help="openvino, onnxruntime, litert, torch, onnxruntime-float: the same network, in turns")  # fmt: skip
+    peers = "openvino, onnxruntime, litert, torch, onnxruntime-float"
+    parser.add_argument("--vs", default="", metavar="PEERS", help=f"{peers}: the same network, in turns")
     parser.add_argument("--isa", help="the most that int8d, and each peer as far as it can be limited, may use")
     parser.add_argument("--layers", action="store_true", help="the time of each layer")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure each contender (default: 2)")
@@ -57,10 +58,14 @@ def compared(result: dict[str, Any]) -> str:
     threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
     limit = f", limited to {result['limit']}" if result["limit"] else ""
     best = f"{result['ratio']:.2f} of {result['best_peer']}'s median" if result["best_peer"] else "no peer to compare"
-    peak = f", {100 * result['of_peak']:.0f} % of the {result['isa']} peak" if result["of_peak"] else ""
+    peak = ""
+    if result["of_peak"]:
+        roof = f"{result['peak_gmac_per_s']:.0f} that {result['isa']} reaches in registers"
+        peak = f", {100 * result['of_peak']:.0f} % of the {roof}"
     lines = [
-        f"{result['model']}, {threads}{limit}: {best}; {result['gmac_per_s']:.1f} GMAC/s{peak}",
-        f"  {'milliseconds':24}{'min':>9}{'p50':>9}{'p95':>9}{'GMAC/s':>9}{'int8d / it':>12}{'equal':>9}{'difference':>13}",
+        f"{result['model']}, {threads}{limit}: {best}",
+        f"  {result['gmac_per_s']:.1f} GMAC/s{peak}",
+        f"  {'milliseconds':24}{'min':>9}{'p50':>9}{'p95':>9}{'GMAC/s':>9}{'int8d / it':>12}{'equal':>9}{'off':>13}",
     ]
     for name, row in result["contenders"].items():
         label = f"{name} {row.get('version', '')}".strip()
@@ -68,9 +73,11 @@ def compared(result: dict[str, Any]) -> str:
         if name != "int8d":
             line += f"{row['ratio']:12.2f}{100 * row['equal']:7.1f} %{100 * row['difference']:11.2f} %"
         lines.append(line)
-    lines += [f"  {name}: {row['ran']}" for name, row in result["contenders"].items()]
-    lines += [f"  {name} did not run: {why}" for name, why in result["failed"].items()]
-    return "\n".join(line[:100] if " did not run" not in line else line for line in lines)
+    for name, row in result["contenders"].items():
+        lines.append(f"  {name}: {row['ran']}" + (f"; {row['limit']}" if row["limit"] else ""))
+    wrapped = [f"{name} did not run: {why}" for name, why in result["failed"].items()]
+    lines += [textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    ") for text in wrapped]
+    return "\n".join(lines)
 
 
 def layers(path: str, threads: int, backend: Any, isa: str = "auto", runs: int = 200) -> list[dict[str, Any]]:

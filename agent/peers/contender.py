@@ -1,7 +1,7 @@
 """One contender as a process: ``python -m agent.peers.contender``, started by ``agent.peers.judge``.
 
-It reads JSON lines from stdin and answers each with one on stdout: first the ``Task``, which makes the runner and runs it
-once; then ``{"slice": seconds}``, answered with the nanoseconds of each call, until stdin ends. For int8d also
+It reads JSON lines from stdin and answers each with one on stdout: first the ``Task``, which makes the runner and runs
+it once; then ``{"slice": seconds}``, answered with the nanoseconds of each call, until stdin ends. For int8d also
 ``{"peak": true}``. Runtimes that print to stdout print to stderr here.
 """
 
@@ -17,8 +17,8 @@ import msgspec
 
 
 class Task(msgspec.Struct):
-    """name: ``int8d`` or a peer. path: the model file. cores: where to run, none for anywhere. isa: the most it may use.
-    outputs: the file that the first run's outputs are written to (.npz)."""
+    """name: ``int8d`` or a peer. path: the model file. cores: where to run, none for anywhere. isa: the most that it
+    may use. outputs: the file that the first run's outputs are written to (.npz)."""
 
     name: str
     path: str
@@ -79,7 +79,7 @@ class _Contender:
             runner.run()
             outputs = dict(runner.outputs())
             self.described |= {"version": runners.version(task.name), "ran": runner.ran}
-        np.savez(task.outputs, **outputs)
+        np.savez(task.outputs, allow_pickle=False, **outputs)
 
     def obey(self, order: Mapping[str, Any]) -> Mapping[str, Any]:
         from agent.peers import timing

@@ -24,7 +24,7 @@ RELU: Literal["relu"] = "relu"
 Form = Literal["same", "fused"]
 MEANING: Mapping[Form, str] = {
     "same": "quantized everywhere",
-    "fused": "float between a convolution and its sum or function",
+    "fused": "float from a convolution to its sum or function",
 }
 
 
@@ -45,7 +45,9 @@ def loose_tensors(graph: g.Graph, form: Form) -> frozenset[str]:
     return frozenset(loose)
 
 
-def clamp(t: g.Tensor, lo: int | None, hi: int | None, in_float: bool = False) -> Literal["relu"] | tuple[float, float] | None:
+def clamp(
+    t: g.Tensor, lo: int | None, hi: int | None, in_float: bool = False
+) -> Literal["relu"] | tuple[float, float] | None:
     """The clamp of an output as a float operator: ``RELU``, (least, greatest), or None where the container does it.
 
     in_float: there is no container, so its own zero counts as a ReLU.

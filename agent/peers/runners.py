@@ -1,8 +1,8 @@
 """A contender, ready to run: ``int8d`` and its peers, each on the same network in the form that suits it best.
 
-    runner = make("openvino", model, inputs, threads=2)
-    runner.run()                      # one inference: what is timed
-    runner.outputs()["logits"]        # of the latest one
+runner = make("openvino", model, inputs, threads=2)
+runner.run()                      # one inference: what is timed
+runner.outputs()["logits"]        # of the latest one
 """
 
 from __future__ import annotations
@@ -132,9 +132,7 @@ def _openvino_request(network: bytes, inputs: dict[str, Array], threads: int, ra
     for name, array in inputs.items():
         request.set_tensor(name, openvino.Tensor(array))
     names = {o: o.get_any_name() for o in compiled.outputs}
-    return Runner(
-        request.infer, lambda: _nhwc({name: request.get_tensor(o).data for o, name in names.items()}), ran
-    )
+    return Runner(request.infer, lambda: _nhwc({name: request.get_tensor(o).data for o, name in names.items()}), ran)
 
 
 def _torch(model: Model, inputs: Arrays, threads: int) -> Runner:

@@ -93,9 +93,7 @@ class _Export:
                 self.indices[name] = self.tensor(name, t.shape, Type.INT8, t.scale, signed_zero_point(t))
         return self.indices[name]
 
-    def emit(
-        self, builtin: int, inputs: Sequence[int], output: int, kind: str = "", **fields: Any
-    ) -> int:
+    def emit(self, builtin: int, inputs: Sequence[int], output: int, kind: str = "", **fields: Any) -> int:
         """kind: the name of the operator's options in the schema; fields: theirs, by the schema's names."""
         if builtin not in self.codes:
             self.codes.append(builtin)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
-from torch.ao.quantization.fx import _decomposed  # noqa: F401: registers quantized_decomposed
 
 from agent import arithmetic
 from agent import graph as g
