@@ -29,10 +29,14 @@ def measure(root: Path) -> list[dict[str, Any]]:
 
 def report(records: list[dict[str, Any]]) -> Iterator[str]:
     """The document's section."""
-    yield from ("", "## Kernels", "", f"`{PROGRAM} {' '.join(ARGUMENTS)}`, one core: GMAC/s and the share of the peak of "
-                f"the kernel's instruction set (goal for dense layers: {percent(TARGET)}). A layer is "
-                "*kernel s stride, map, channels in and out*. Winograd's GMAC are those of the direct method, so that its "
-                "share can pass 100 %.")  # fmt: skip
+    yield from (
+        "",
+        "## Kernels",
+        "",
+        f"`{PROGRAM} {' '.join(ARGUMENTS)}`, one core: GMAC/s and the share of the",
+        f"peak of the kernel's instruction set (goal for dense layers: {percent(TARGET)}). A layer is *kernel s stride, map,",
+        "channels in and out*. Winograd's GMAC are those of the direct method, so that its share can pass 100 %.",
+    )
     families: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         families.setdefault(record["name"].split("_")[0], []).append(record)

@@ -75,7 +75,7 @@ def report(measured: dict[str, Any]) -> Iterator[str]:
             _limits(measured["limited"]),
         )  # fmt: skip
     yield from ("", "## AVX2 beside float32", "",
-                "`INT8D_ISA=avx2 int8d bench models/zoo/resnet18.int8.safetensors --vs onnxruntime-float --threads 1,2`: "
+                "`INT8D_ISA=avx2 int8d bench models/zoo/resnet18.int8.safetensors --vs onnxruntime-float --threads 1,2`:",
                 "only int8d is limited.", "")  # fmt: skip
     rows = []
     for r in measured["avx2"]:
@@ -86,22 +86,23 @@ def report(measured: dict[str, Any]) -> Iterator[str]:
     yield from ("", "## Threads", "", "From the first table: the median of 1 thread over that of 2.", "")
     yield from table(["network", "int8d", "target", *PEERS], _scaling(measured["free"]))
     yield from ("", "## Every contender", "",
-                "Milliseconds of the first table. *equal*: share of the outputs that are the very same as ours; "
-                "*difference*: mean, relative to the outputs' mean magnitude. The weights are seeded, so that roundings "
+                "Milliseconds of the first table. *equal*: share of the outputs that are the very same as ours;",
+                "*difference*: mean, relative to the outputs' mean magnitude. The weights are seeded, so that roundings",
                 "add up and predictions mean nothing.", "")  # fmt: skip
     head = ["network", "threads", "contender", "min", "p50", "p95", "GMAC/s", "int8d / it", "equal", "difference"]
     yield from table(head, _contenders(measured["free"]))
     ran = {name: row["ran"] for r in measured["free"] for name, row in r["contenders"].items()}
     yield from ("", *(f"- {name}: {what}" for name, what in ran.items()))
-    yield from ("", "A peer's time does not depend on who else takes part: ResNet18, 2 threads, p50 in ms, beside int8d "
-                "alone and in the company of all:", "")  # fmt: skip
-    yield from table(["peer", "beside int8d alone", "in company"],
-                     [[p, _ms(row), _ms(measured["company"].get(p, {}))] for p, row in measured["alone"].items()])  # fmt: skip
+    yield from ("", "A peer's time does not depend on who else takes part: ResNet18, 2 threads, p50 in milliseconds, with",
+                "int8d alone, and in the company of all:", "")  # fmt: skip
+    rows = [[p, _ms(row), _ms(measured["company"].get(p, {}))] for p, row in measured["alone"].items()]
+    yield from table(["peer", "with int8d alone", "in company"], rows)
 
 
 def _section(title: str, results: list[Result], command: str, note: str) -> Iterator[str]:
-    yield from ("", f"## {title}", "", f"`{command}`: p50 in milliseconds, batch 1, 224x224. {note} *of peak*: int8d's "
-                "share of what its instruction set reaches in registers, on as many cores, in the same run.", "")  # fmt: skip
+    yield from ("", f"## {title}", "", f"`{command}`:", f"p50 in milliseconds, batch 1, 224x224. {note}",
+                "*of peak*: int8d's share of what its instruction set reaches in registers, on as many cores, in the same",
+                "run.", "")  # fmt: skip
     head = ["network", "threads", "int8d", *PEERS, "ratio to the best", "target", "GMAC/s", "of peak"]
     rows = []
     failed = []

@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[1]
 SECTIONS = ("networks", "loading", "kernels", "roundtrip")
 HEAD = """# Performance
 
-Written by `make bench`; figures move with the machine, and ratios of one run are what counts. *ratio*: the median of int8d
-over that of the fastest peer, in the same run: smaller is better, and the goals are upper bounds.
+Written by `make bench`; figures move with the machine, and ratios of one run are what counts. *ratio*: the median of
+int8d over that of the fastest peer, in the same run: smaller is better, and the targets are upper bounds.
 
-All peers run the very same quantized network, with the same weights and scales. Those whose own quantizers leave out the
-quantization between a convolution and the addition or function that follows get it in that form, if that is faster for
-them. In turns of 50 ms, warm, each contender in a process of its own that is pinned to as many cores as it has threads and
-stopped while it is not its turn. [`agent/peers/`](../agent/peers) is all there is to it.
+All peers run the very same quantized network, with the same weights and scales. Those whose own quantizers leave out
+the quantization between a convolution and the addition or function that follows get it in that form, if that is faster
+for them. They run in turns of 50 ms, warm, each a process of its own that is pinned to as many cores as it has threads,
+and stopped while it is not its turn. [`agent/peers/`](../agent/peers) is all there is to it.
 """
 
 

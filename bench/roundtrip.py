@@ -2,8 +2,8 @@
 
     python -m bench.roundtrip [--messages 500] [--json]
 
-In turn, one message each: to the agent with the digits model (a picture in, a prediction out), and to a process of a few
-lines of paho that sends back what it gets. Same client, same payload, QoS 1, one at a time, warm. Also: how soon after
+In turn, one message each: to the agent with the digits model (a picture in, a prediction out), and to a process of a
+few lines of paho that sends back what it gets. Same client, same payload, QoS 1, one at a time, warm. Also: how soon after
 its start the agent is ready, and its memory.
 """
 
@@ -111,8 +111,8 @@ def report(r: dict[str, Any]) -> Iterator[str]:
         "",
         "## A message there and back",
         "",
-        "`python -m bench.roundtrip --messages 1000`: one message at a time through mosquitto on loopback, QoS 1, MQTT 5; "
-        "the agent decodes a PNG, runs the digits model and replies; the echo is a bare paho process. Interleaved, "
+        "`python -m bench.roundtrip --messages 1000`: one message at a time through mosquitto on loopback, QoS 1, MQTT 5;",
+        "the agent decodes a PNG, runs the digits model and replies; the echo is a bare paho process. Interleaved,",
         "microseconds.",
         "",
     )

@@ -1,9 +1,9 @@
 """Times int8d and its peers on one network, in turns: a slice of each, over and over, so that a machine whose speed
 drifts drifts for all.
 
-Every contender is a process of its own, pinned to as many cores as it has threads, and stopped (SIGSTOP) while it is not
-its turn: a pool that spins when idle can't take a core from the one that is measured. Everyone is warm, and everyone may
-spin during its turn.
+Every contender is a process of its own, pinned to as many cores as it has threads, and stopped (SIGSTOP) while it is
+not its turn: a pool that spins when idle can't take a core from the one that is measured. Everyone is warm, and
+everyone may spin during its turn.
 
     compare("resnet18.int8.safetensors", ["openvino", "onnxruntime"], threads=1, seconds=2)["ratio"]
 """
@@ -45,8 +45,8 @@ def compare(
     """Figures of each contender, ours first; see docs/performance.md for what a field means.
 
     seconds: how long each contender is timed. isa: the most that every contender may use, as far as it can be limited.
-    A peer that is missing or fails is named in ``failed``, with the reason; the others are timed. Raises ``BackendError``
-    for a peer that does not exist, or where int8d itself fails.
+    A peer that is missing or fails is named in ``failed``, with the reason; the others are timed. Raises
+    ``BackendError`` for a peer that does not exist, or where int8d itself fails.
     """
     runners.check([*peers])
     read(path)  # a bad file is an error of its own
@@ -106,8 +106,8 @@ def _result(
 
 
 def agreement(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Of the first output: the share of elements that are equal, the mean difference relative to the mean magnitude, and
-    whether the greatest element is the same."""
+    """Of the first output: the share of elements that are equal, the mean difference relative to the mean magnitude,
+    and whether the greatest element is the same."""
     name = next(iter(ours))
     a, b = np.asarray(ours[name], np.float64), np.asarray(theirs[name], np.float64)
     magnitude = float(np.abs(a).mean()) or 1.0

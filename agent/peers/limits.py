@@ -1,8 +1,8 @@
 """Keeping a contender to an instruction set, so that two machines can be compared, or one's AMX be left out.
 
-oneDNN (OpenVINO, torch) reads a variable at its start. ONNX Runtime and XNNPACK have no such switch, but the kernel has:
-AMX's tiles must be asked for with ``arch_prctl``, and a process whose asking is refused does without. Their AVX512 can't be
-taken from them. Everything here acts on the process that calls it, for good: contenders are processes of their own.
+oneDNN (OpenVINO, torch) reads a variable at its start. ONNX Runtime and XNNPACK have no such switch, but the kernel
+has: AMX's tiles must be asked for with ``arch_prctl``, and a process whose asking is refused does without. Their AVX512
+can't be taken from them. All of this acts on a whole process, for good: contenders are processes of their own.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def _quick(run: Callable[[], Any], seconds: float = 0.3) -> float:
     """The median of a few calls, for choosing between forms."""
     for _ in range(3):
         run()
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < end:
         start = time.perf_counter()
