@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.table import percent, table
+from bench.table import paragraph, percent, table
 
 PROGRAM = Path("build/bench/int8d_kernel_bench")
 TARGET = 0.85
@@ -29,13 +29,11 @@ def measure(root: Path) -> list[dict[str, Any]]:
 
 def report(records: list[dict[str, Any]]) -> Iterator[str]:
     """The document's section."""
-    yield from (
-        "",
-        "## Kernels",
-        "",
-        f"`{PROGRAM} {' '.join(ARGUMENTS)}`, one core: GMAC/s and the share of the",
-        f"peak of the kernel's instruction set (goal for dense layers: {percent(TARGET)}). A layer is *kernel s stride, map,",
-        "channels in and out*. Winograd's GMAC are those of the direct method, so that its share can pass 100 %.",
+    yield from ("", "## Kernels")
+    yield from paragraph(
+        f"`{PROGRAM} {' '.join(ARGUMENTS)}`, one core: GMAC/s and the share of the peak of the kernel's instruction",
+        f"set (goal for dense layers: {percent(TARGET)}). A layer is *kernel s stride, map, channels in and out*.",
+        "Winograd's GMAC are those of the direct method, so that its share can pass 100 %.",
     )
     families: dict[str, list[dict[str, Any]]] = {}
     for record in records:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from bench.table import table
+from bench.table import paragraph, table
 
 TARGETS_MS = {"resnet18": 150}
 
@@ -45,8 +45,12 @@ def measure(model: str, threads: int, times: int = 7) -> dict[str, float]:
 
 def report(measured: dict[str, dict[str, float]]) -> Iterator[str]:
     """The document's section. measured: by network."""
-    yield from ("", "## Loading", "", "`python -m bench.loading models/zoo/NETWORK.int8.safetensors --threads 2`: "
-                "milliseconds, medians of fresh processes with the file in the page cache.", "")  # fmt: skip
+    yield from ("", "## Loading")
+    yield from paragraph(
+        "`python -m bench.loading models/zoo/NETWORK.int8.safetensors --threads 2`: milliseconds, medians of fresh",
+        "processes with the file in the page cache.",
+    )
+    yield ""
     rows: list[Sequence[object]] = []
     for network, m in measured.items():
         target = f"{TARGETS_MS[network]}" if network in TARGETS_MS else "–"

@@ -12,7 +12,7 @@ from typing import Any
 from agent.engine import native
 from agent.errors import BackendError
 from agent.peers.judge import compare
-from bench.table import percent, table
+from bench.table import paragraph, percent, table
 
 ROOT = Path(__file__).parents[1]
 PEERS = ("openvino", "onnxruntime", "litert", "torch")
@@ -74,9 +74,12 @@ def report(measured: dict[str, Any]) -> Iterator[str]:
             f"int8d bench models/zoo/NETWORK.int8.safetensors --vs {vs} --threads 1,2 --isa {LIMIT}",
             _limits(measured["limited"]),
         )  # fmt: skip
-    yield from ("", "## AVX2 beside float32", "",
-                "`INT8D_ISA=avx2 int8d bench models/zoo/resnet18.int8.safetensors --vs onnxruntime-float --threads 1,2`:",
-                "only int8d is limited.", "")  # fmt: skip
+    yield from ("", "## AVX2 beside float32")
+    yield from paragraph(
+        "`INT8D_ISA=avx2 int8d bench models/zoo/resnet18.int8.safetensors --vs onnxruntime-float --threads 1,2`:",
+        "ResNet18; only int8d is limited.",
+    )
+    yield ""
     rows = []
     for r in measured["avx2"]:
         theirs = r["contenders"].get("onnxruntime-float", {})
@@ -85,35 +88,46 @@ def report(measured: dict[str, Any]) -> Iterator[str]:
     yield from table(["threads", "int8d p50, ms", "ONNX Runtime float32 p50, ms", "ratio", "target", "of peak"], rows)
     yield from ("", "## Threads", "", "From the first table: the median of 1 thread over that of 2.", "")
     yield from table(["network", "int8d", "target", *PEERS], _scaling(measured["free"]))
-    yield from ("", "## Every contender", "",
-                "Milliseconds of the first table. *equal*: share of the outputs that are the very same as ours;",
-                "*difference*: mean, relative to the outputs' mean magnitude. The weights are seeded, so that roundings",
-                "add up and predictions mean nothing.", "")  # fmt: skip
-    head = ["network", "threads", "contender", "min", "p50", "p95", "GMAC/s", "int8d / it", "equal", "difference"]
+    yield from ("", "## Every contender")
+    yield from paragraph(
+        "Milliseconds of the first table. *equal*: share of the outputs that are the very same as ours; *off*: mean",
+        "difference from ours, relative to the outputs' mean magnitude. The weights are seeded, so that roundings add",
+        "up, and predictions mean nothing.",
+    )
+    yield ""
+    head = ["network", "threads", "contender", "min", "p50", "p95", "GMAC/s", "int8d / it", "equal", "off"]
     yield from table(head, _contenders(measured["free"]))
     ran = {name: row["ran"] for r in measured["free"] for name, row in r["contenders"].items()}
     yield from ("", *(f"- {name}: {what}" for name, what in ran.items()))
-    yield from ("", "A peer's time does not depend on who else takes part: ResNet18, 2 threads, p50 in milliseconds, with",
-                "int8d alone, and in the company of all:", "")  # fmt: skip
+    yield from paragraph(
+        f"A peer's time must not depend on who else takes part: ResNet18, {THREADS[-1]} threads, p50 in milliseconds,",
+        "with int8d alone, and in the company of all.",
+    )
+    yield ""
     rows = [[p, _ms(row), _ms(measured["company"].get(p, {}))] for p, row in measured["alone"].items()]
     yield from table(["peer", "with int8d alone", "in company"], rows)
 
 
 def _section(title: str, results: list[Result], command: str, note: str) -> Iterator[str]:
-    yield from ("", f"## {title}", "", f"`{command}`:", f"p50 in milliseconds, batch 1, 224x224. {note}",
-                "*of peak*: int8d's share of what its instruction set reaches in registers, on as many cores, in the same",
-                "run.", "")  # fmt: skip
+    yield from ("", f"## {title}")
+    yield from paragraph(
+        f"`{command}`: p50 in milliseconds, batch 1, 224x224. {note} *of peak*: int8d's share of what its instruction",
+        "set reaches in registers, on as many cores, in the same run.",
+    )
+    yield ""
     head = ["network", "threads", "int8d", *PEERS, "ratio to the best", "target", "GMAC/s", "of peak"]
     rows = []
-    failed = []
+    failed: dict[str, list[str]] = {}
     for r in results:
         peers = [_ms(r["contenders"].get(p, {})) for p in PEERS]
         rows.append([r["model"], r["threads"], _ms(r["contenders"]["int8d"]), *peers,
                      f"{_ratio(r)} ({r['best_peer']})", f"{TARGETS[r['model']]:.2f}", f"{r['gmac_per_s']:.0f}",
                      f"{percent(r['of_peak'])} ({r['isa']})"])  # fmt: skip
-        failed += [f"- {r['model']}, {r['threads']} threads: {p} did not run: {why}" for p, why in r["failed"].items()]
+        for peer, why in r["failed"].items():
+            failed.setdefault(f"{peer} did not run: {why}", []).append(f"{r['model']} x{r['threads']}")
     yield from table(head, rows)
-    yield from ("", *failed) if failed else ()
+    for what, where in failed.items():
+        yield from paragraph(f"{', '.join(where)}: {what}")
 
 
 def _limits(results: list[Result]) -> str:

@@ -14,19 +14,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import kernels, loading, machine, networks, roundtrip
+from bench.table import paragraph
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = ("networks", "loading", "kernels", "roundtrip")
-HEAD = """# Performance
-
-Written by `make bench`; figures move with the machine, and ratios of one run are what counts. *ratio*: the median of
-int8d over that of the fastest peer, in the same run: smaller is better, and the targets are upper bounds.
-
-All peers run the very same quantized network, with the same weights and scales. Those whose own quantizers leave out
-the quantization between a convolution and the addition or function that follows get it in that form, if that is faster
-for them. They run in turns of 50 ms, warm, each a process of its own that is pinned to as many cores as it has threads,
-and stopped while it is not its turn. [`agent/peers/`](../agent/peers) is all there is to it.
-"""
+HEAD = (
+    "# Performance",
+    *paragraph(
+        "Written by `make bench`; figures move with the machine, and ratios of one run are what counts. *ratio*: the",
+        "median of int8d over that of the fastest peer, in the same run: smaller is better, and the targets are upper",
+        "bounds.",
+    ),
+    *paragraph(
+        "All peers run the very same quantized network, with the same weights and scales. The quantizers of OpenVINO",
+        "and of torch leave out the quantization between a convolution and the addition or function that follows: torch",
+        "gets the network in that form, OpenVINO in the faster of both. They run in turns of 50 ms, warm, each a process of",
+        "its own that is pinned to as many cores as it has threads, and stopped while it is not its turn.",
+        "[`agent/peers/`](../agent/peers) is all there is to it.",
+    ),
+)
 
 
 def main() -> None:
@@ -40,7 +46,7 @@ def main() -> None:
     if only:
         print(body)
         return
-    lines = [HEAD, f"{datetime.date.today()}:", "", *machine.describe()]
+    lines = [*HEAD, "", f"{datetime.date.today()}:", "", *machine.describe()]
     text = "\n".join(lines) + "\n" + body
     (ROOT / "docs" / "performance.md").write_text(text)
     print(text)

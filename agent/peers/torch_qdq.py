@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
 from numpy.typing import NDArray
 from torch import fx
 
