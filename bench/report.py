@@ -27,9 +27,9 @@ HEAD = (
     ),
     *paragraph(
         "All peers run the very same quantized network, with the same weights and scales. The quantizers of OpenVINO",
-        "and of torch leave out the quantization between a convolution and the addition or function that follows: torch",
-        "gets the network in that form, OpenVINO in the faster of both. They run in turns of 50 ms, warm, each a process of",
-        "its own that is pinned to as many cores as it has threads, and stopped while it is not its turn.",
+        "and of torch leave out the quantization between a convolution and the addition or function that follows:",
+        "torch gets the network in that form, OpenVINO in the faster of both. They run in turns of 50 ms, warm, each a",
+        "process of its own that is pinned to as many cores as it has threads, and stopped while it is not its turn.",
         "[`agent/peers/`](../agent/peers) is all there is to it.",
     ),
 )

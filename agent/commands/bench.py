@@ -73,10 +73,11 @@ def compared(result: dict[str, Any]) -> str:
         if name != "int8d":
             line += f"{row['ratio']:12.2f}{100 * row['equal']:7.1f} %{100 * row['difference']:11.2f} %"
         lines.append(line)
-    for name, row in result["contenders"].items():
-        lines.append(f"  {name}: {row['ran']}" + (f"; {row['limit']}" if row["limit"] else ""))
-    wrapped = [f"{name} did not run: {why}" for name, why in result["failed"].items()]
-    lines += [textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    ") for text in wrapped]
+    notes = [
+        f"{name}: {', '.join(filter(None, (row['ran'], row['limit'])))}" for name, row in result["contenders"].items()
+    ]
+    notes += [f"{name} did not run: {why}" for name, why in result["failed"].items()]
+    lines += [textwrap.fill(note, 100, initial_indent="  ", subsequent_indent="    ") for note in notes]
     return "\n".join(lines)
 
 

@@ -138,7 +138,7 @@ class Contender:
             raise
         with np.load(npz) as arrays:
             self.outputs = dict(arrays)
-        self._signal(signal.SIGSTOP)
+        self._stop()
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
         """Lets the process run for one order. Raises ``ContenderFailedError``."""
@@ -146,7 +146,7 @@ class Contender:
         try:
             return self._exchange(json.dumps(order).encode(), ANSWER_S)
         finally:
-            self._signal(signal.SIGSTOP)
+            self._stop()
 
     def close(self) -> None:
         """Ends the process and all that it started."""
@@ -154,7 +154,10 @@ class Contender:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._log):
             assert pipe is not None
-            pipe.close()
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass  # an order that it did not live to read
 
     def __enter__(self) -> Contender:
         return self
@@ -163,6 +166,13 @@ class Contender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _stop(self) -> None:
+        """Returns once every thread has stopped, or the process has ended."""
+        if self._process.poll() is not None:
+            return
+        self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _signal(self, number: int) -> None:
         try:

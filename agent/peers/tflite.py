@@ -133,14 +133,18 @@ class _Export:
             same[i], same[i + 2] = total // 2, total - total // 2
         if tuple(same) == node.padding:
             return x, int(schema.Padding.SAME)
-        if isinstance(node, g.MaxPool2d) and signed_zero_point(source) != -128:
-            raise BackendError(f"node '{node.name}': padding below the zero point has no TFLite form here")
         top, left, bottom, right = node.padding
         around = np.array([(0, 0), (top, bottom), (left, right), (0, 0)], np.int32)
         n, h, w, c = source.shape
         y = self.tensor(f"{node.output}/padded", (n, h + top + bottom, w + left + right, c), Type.INT8,
                         source.scale, signed_zero_point(source))  # fmt: skip
-        self.emit(Op.PAD, [x, self.constant(f"{node.output}/padding", around)], y, "PadOptions")
+        inputs = [x, self.constant(f"{node.output}/padding", around)]
+        if isinstance(node, g.MaxPool2d) and signed_zero_point(source) != -128:  # PAD would write the zero point
+            least = np.array([-128], np.int8)
+            inputs.append(self.constant(f"{node.output}/least", least, source.scale, signed_zero_point(source)))
+            self.emit(Op.PADV2, inputs, y, "PadV2Options")
+        else:
+            self.emit(Op.PAD, inputs, y, "PadOptions")
         return y, int(schema.Padding.VALID)
 
     def weights(self, node: g.Conv2d | g.Linear, weight: NDArray[Any], axis: int) -> list[int]:
