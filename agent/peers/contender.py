@@ -7,8 +7,10 @@ it once; then ``{"slice": seconds}``, answered with the nanoseconds of each call
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +32,7 @@ class Task(msgspec.Struct):
 
 def main() -> None:
     """Serves until stdin ends; an exception is answered with ``{"error": …}`` and ends the process."""
+    _end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -45,6 +48,13 @@ def main() -> None:
             answer(contender.obey(json.loads(line)))
     except Exception as e:  # whatever a runtime raises is for the judge to show
         answer({"error": " ".join(f"{e}".split())[:500] or type(e).__name__})
+
+
+def _end_with_parent() -> None:
+    """A judge that is killed can't end its contenders, and one that is stopped would stay for ever."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGKILL))
 
 
 class _Contender:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -143,6 +145,8 @@ def _torch(model: Model, inputs: Arrays, threads: int) -> Runner:
 
     from agent.peers.torch_qdq import to_torch
 
+    if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+        raise BackendError("Inductor needs a C++ compiler: apt-get install g++")
     torch.set_num_threads(threads)
     graph = model.header.graph
     module = to_torch(model, forms.loose_tensors(graph, "fused"))
