@@ -23,12 +23,14 @@ def describe() -> list[str]:
     flags = cpu.get("flags", cpu.get("Features", "")).split()
     sets = ", ".join(name for flag, name in _CLASSES if flag in flags) or "none of note"
     cores = len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
     versions = ", ".join(f"{p} {v}" for p in _PACKAGES if (v := _version(p)))
     return [
         f"- {cpu.get('model name', platform.machine())} (family {cpu.get('cpu family', '?')}, model "
         f"{cpu.get('model', '?')}): {sets}",
         f"- {cores} cores; caches of the first: {_caches()}",
-        f"- {platform.system()} {platform.release().split('-')[0]}, Python {platform.python_version()}",
+        f"- {platform.system()} {platform.release().split('-')[0]}, Python {platform.python_version()}; load before the "
+        f"start {load:.1f} (a busy machine makes every figure worse, those of two threads most)",
         f"- {versions}",
     ]
 

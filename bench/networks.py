@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from agent.errors import BackendError
-from agent.peers.judge import compare
+from agent.peers.judge import Contender, compare, in_turns
+from agent.peers.timing import figures
 from bench.table import paragraph, percent, table
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +50,7 @@ def measure() -> dict[str, Any]:
         limited = [judge(network, PEERS, threads, 1.0, LIMIT) for network in TARGETS for threads in THREADS]
     with _forced("avx2"):
         avx2 = [judge("resnet18", ["onnxruntime-float"], threads, 1.5) for threads in THREADS]
-    company = free[1]["contenders"]
+    company = next(r for r in free if (r["model"], r["threads"]) == ("resnet18", THREADS[-1]))["contenders"]
     alone = {}
     for peer in PEERS[:-1]:
         try:
@@ -56,7 +58,20 @@ def measure() -> dict[str, Any]:
         except (BackendError, KeyError):  # it failed above, too, and is named there
             continue
     return {"free": free, "limited": limited, "avx2": avx2, "alone": alone,
-            "company": {p: company[p] for p in alone if p in company}}  # fmt: skip
+            "company": {p: company[p] for p in alone if p in company},
+            "scaling": {network: scaling(network, 1.5) for network in TARGETS}}  # fmt: skip
+
+
+def scaling(network: str, seconds: float) -> float:
+    """int8d's median with one thread over that with two, in turns."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        contenders = {
+            str(threads): stack.enter_context(Contender("int8d", path(network), threads, None, Path(folder)))
+            for threads in THREADS
+        }
+        times, _ = in_turns(contenders, seconds)
+        one, two = (figures(times[str(threads)], 0)["p50_ms"] for threads in THREADS)
+    return one / two
 
 
 def report(measured: dict[str, Any]) -> Iterator[str]:
@@ -85,8 +100,13 @@ def report(measured: dict[str, Any]) -> Iterator[str]:
         rows.append([r["threads"], _ms(r["contenders"]["int8d"]), _ms(theirs), _ratio(r), f"{AVX2_TARGET:.2f}",
                      percent(r["of_peak"])])  # fmt: skip
     yield from table(["threads", "int8d p50, ms", "ONNX Runtime float32 p50, ms", "ratio", "target", "of peak"], rows)
-    yield from ("", "## Threads", "", "From the first table: the median of 1 thread over that of 2.", "")
-    yield from table(["network", "int8d", "target", *PEERS], _scaling(measured["free"]))
+    yield from ("", "## Threads")
+    yield from paragraph(
+        "The median of 1 thread over that of 2: int8d's in turns of its own (`bench/networks.py`), the peers' from the",
+        "first table.",
+    )
+    yield ""
+    yield from table(["network", "int8d", "target", *PEERS], _scaling(measured["free"], measured["scaling"]))
     yield from ("", "## Every contender")
     yield from paragraph(
         "Milliseconds of the first table. *equal*: share of the outputs that are the very same as ours; *off*: mean",
@@ -96,8 +116,8 @@ def report(measured: dict[str, Any]) -> Iterator[str]:
     yield ""
     head = ["network", "threads", "contender", "min", "p50", "p95", "GMAC/s", "int8d / it", "equal", "off"]
     yield from table(head, _contenders(measured["free"]))
-    ran = {name: row["ran"] for r in measured["free"] for name, row in r["contenders"].items()}
-    yield from ("", *(f"- {name}: {what}" for name, what in ran.items()))
+    yield ""
+    yield from _ran(measured["free"])
     yield from paragraph(
         f"A peer's time must not depend on who else takes part: ResNet18, {THREADS[-1]} threads, p50 in milliseconds,",
         "with int8d alone, and in the company of all.",
@@ -134,13 +154,23 @@ def _limits(results: list[Result]) -> str:
     return "; ".join(f"{name}: {limit}" for name, limit in limits.items()) + "."
 
 
-def _scaling(results: list[Result]) -> Iterator[list[object]]:
+def _ran(results: list[Result]) -> Iterator[str]:
+    """What was made of the network, by contender, with the comparisons where that differs between them."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for r in results:
+        for name, row in r["contenders"].items():
+            where.setdefault((name, row["ran"]), []).append(f"{r['model']} x{r['threads']}")
+    for (name, what), places in sorted(where.items()):
+        yield f"- {name}: {what}" + ("" if len(places) == len(results) else f" ({', '.join(places)})")
+
+
+def _scaling(results: list[Result], ours: dict[str, float]) -> Iterator[list[object]]:
     by = {(r["model"], r["threads"]): r["contenders"] for r in results}
     for network in TARGETS:
         one, two = by[network, 1], by[network, 2]
         ratios = {name: f"{one[name]['p50_ms'] / two[name]['p50_ms']:.2f}" for name in one if name in two}
         target = f"{SCALING_TARGET}" if network in SCALED else "–"
-        yield [network, ratios["int8d"], target, *(ratios.get(p, "–") for p in PEERS)]
+        yield [network, f"{ours[network]:.2f}", target, *(ratios.get(p, "–") for p in PEERS)]
 
 
 def _contenders(results: list[Result]) -> Iterator[list[object]]:

@@ -41,12 +41,13 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="SECTIONS", help=f"of {', '.join(SECTIONS)}")
     only = parser.parse_args().only
     os.chdir(ROOT)
+    about = machine.describe()
     chosen = [s for s in SECTIONS if s in only.split(",")] if only else SECTIONS
     body = "\n".join(line for section in chosen for line in _section(section)) + "\n"
     if only:
         print(body)
         return
-    lines = [*HEAD, "", f"{datetime.date.today()}:", "", *machine.describe()]
+    lines = [*HEAD, "", f"{datetime.date.today()}:", "", *about]
     text = "\n".join(lines) + "\n" + body
     (ROOT / "docs" / "performance.md").write_text(text)
     print(text)

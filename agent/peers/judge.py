@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -59,18 +59,27 @@ def compare(
                 running[name] = stack.enter_context(Contender(name, path, threads, isa, folder))
             except ContenderFailedError as e:
                 failed[name] = str(e)
-        times: dict[str, list[int]] = {name: [] for name in running}
-        for _ in range(max(1, round(seconds / SLICE_S))):
-            for name, contender in [*running.items()]:
-                try:
-                    times[name] += contender.ask({"slice": SLICE_S})["times"]
-                except ContenderFailedError as e:
-                    if name == "int8d":
-                        raise
-                    failed[name] = str(e)
-                    del running[name], times[name]
+        times, late = in_turns(running, seconds)
+        if "int8d" in late:
+            raise ContenderFailedError(late["int8d"])
+        failed |= late
+        running = {name: contender for name, contender in running.items() if name in times}
         peak = ours.ask({"peak": True})["peak"] * threads
         return _result(running, times, failed, threads, isa, peak)
+
+
+def in_turns(contenders: Mapping[str, Contender], seconds: float) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Nanoseconds of each call, by contender; and, instead, why one failed."""
+    times: dict[str, list[int]] = {name: [] for name in contenders}
+    failed: dict[str, str] = {}
+    for _ in range(max(1, round(seconds / SLICE_S))):
+        for name in [*times]:
+            try:
+                times[name] += contenders[name].ask({"slice": SLICE_S})["times"]
+            except ContenderFailedError as e:
+                failed[name] = str(e)
+                del times[name]
+    return times, failed
 
 
 def _result(
