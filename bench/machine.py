@@ -29,8 +29,8 @@ def describe() -> list[str]:
         f"- {cpu.get('model name', platform.machine())} (family {cpu.get('cpu family', '?')}, model "
         f"{cpu.get('model', '?')}): {sets}",
         f"- {cores} cores; caches of the first: {_caches()}",
-        f"- {platform.system()} {platform.release().split('-')[0]}, Python {platform.python_version()}; load before the "
-        f"start {load:.1f} (a busy machine makes every figure worse, those of two threads most)",
+        f"- {platform.system()} {platform.release().split('-')[0]}, Python {platform.python_version()}; load at start "
+        f"{load:.1f} (a busy machine makes every figure worse, those of two threads most)",
         f"- {versions}",
     ]
 
