@@ -379,6 +379,9 @@ struct Runner {
                           : sweep<WideFinisher<2>>(group, whole, last, true);
   }
 
+  // Input bytes that a run uses at most: all segments are alike.
+  int run_bytes() const { return std::min((p.segments[0].bytes + 3) / 4 * 4, amx::kRowBytes); }
+
   // Rows first_row .. first_row + rows - 1 of map n.
   void map(int rows) {
     const int pitch = static_cast<int>(call.in.row / call.in.pixel);
@@ -391,7 +394,7 @@ struct Runner {
           one.width % 2 == 0 && pitch == s.ow && dense(call.out) && (!call.add || dense(call.residual));
       if (one.cycles(!side_by_side) < cut.cycles(!plain)) cut = one, plain = side_by_side;
     }
-    const amx::Tiles tiles(cut.width);
+    const amx::Tiles tiles(cut.width, run_bytes());
     const int of_group = (channels + 31) / 32;
     for (int panel = call.panel_begin; panel < call.panel_end;) {
       const int group = panel / of_group, end = std::min(call.panel_end, (group + 1) * of_group);

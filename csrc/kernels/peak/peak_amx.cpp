@@ -5,7 +5,7 @@
 namespace int8d {
 
 void peak_amx(int64_t rounds) {
-  const amx::Tiles tiles(amx::kRows);
+  const amx::Tiles tiles(amx::kRows, amx::kRowBytes);
   for (int64_t product = 0; product < rounds * kPeakChains; product += 4) {
     _tile_dpbusd(0, 4, 6);
     _tile_dpbusd(1, 4, 7);
