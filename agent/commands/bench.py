@@ -69,8 +69,7 @@ def compared(result: dict[str, Any]) -> str:
 
 def layers(path: str, threads: int, backend: Any, runs: int = 200) -> list[dict[str, Any]]:
     """The median microseconds of each node that takes any, in order."""
-    from agent.engine import load
-    from agent.peers.judge import noise
+    from agent.engine import load, noise
 
     engine = load(path, threads, backend, spin_us=2000)
     inputs = noise(engine)
@@ -86,8 +85,7 @@ def layers(path: str, threads: int, backend: Any, runs: int = 200) -> list[dict[
 
 def measure(path: str, threads: int, backend: Any, seconds: float) -> dict[str, Any]:
     """Times ``Engine.run`` on seeded noise, warm. Milliseconds."""
-    from agent.engine import load
-    from agent.peers.judge import noise
+    from agent.engine import load, noise
 
     engine = load(path, threads, backend)
     inputs = noise(engine)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.engine import Engine, load
+from agent.engine import load, noise
 from agent.modelfile import Model
 from agent.peers import runners
 
@@ -42,16 +42,6 @@ def compare(model: Model, peers: Sequence[str], threads: int, seconds: float) ->
         "agreement": agreement,
         "versions": {p: runners.version(p) for p in peers},
     }
-
-
-def noise(engine: Engine) -> dict[str, Any]:
-    """Seeded inputs that fit the engine."""
-    rng = np.random.default_rng(0)
-    inputs: dict[str, Any] = {}
-    for info in engine.inputs.values():
-        bytes_ = rng.integers(0, 256, info.shape).astype(np.uint8)
-        inputs[info.name] = {"u8": bytes_, "s8": bytes_.view(np.int8), "f32": bytes_.astype(np.float32)}[info.dtype]
-    return inputs
 
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
