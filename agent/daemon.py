@@ -13,7 +13,9 @@ import time
 
 from agent import __version__
 from agent.config import Config, load
+from agent.engine import Tuning
 from agent.engine import load as load_engine
+from agent.engine.answers import default_folder
 from agent.errors import BackendError, ConfigError, Int8dError, ModelError
 from agent.logs import to_stdout
 from agent.mqtt.delivery import Delivery, Route
@@ -149,9 +151,11 @@ class Daemon:
 
 def _load_models(config: Config) -> dict[str, Predictor]:
     predictors = {}
+    tuner = config.tuner
+    tuning = Tuning(tuner.folder or default_folder(), tuner.budget_s) if tuner.enabled else None
     for model in config.model:
         try:
-            engine = load_engine(model.path, model.threads, model.backend, spin_us=config.spin_us)
+            engine = load_engine(model.path, model.threads, model.backend, spin_us=config.spin_us, tuning=tuning)
         except Int8dError as e:
             raise ModelError(f"model '{model.name}': {e}") from e
         predictors[model.name] = Predictor(engine, model.name, model.version, config.limits)

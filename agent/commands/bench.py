@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from agent.commands import tuning
+from agent.engine import Tuning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vs", default="", metavar="PEERS", help="onnxruntime, openvino: the same network, in turns")
     parser.add_argument("--layers", action="store_true", help="the time of each layer")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure (default: 2)")
+    parser.add_argument("--tune", action="store_true", help="time the kernel choices first, and remember the best")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    tuning.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,28 +33,41 @@ def run(args: argparse.Namespace) -> int:
         threads = [int(t) for t in args.threads.split(",")]
     except ValueError as e:
         raise InputError(f"--threads takes numbers, not '{args.threads}'") from e
+    known = tuning.remembered(args)
     for count in threads:
+        if args.tune:
+            tune(args.model, count, args.backend, known.folder)
         if args.vs:
             from agent.modelfile import read
             from agent.peers.judge import compare
 
-            result = compare(read(args.model), args.vs.split(","), count, args.seconds)
+            result = compare(read(args.model), args.vs.split(","), count, args.seconds, known)
             text = compared(result)
         else:
-            result = measure(args.model, count, args.backend, args.seconds)
+            result = measure(args.model, count, args.backend, args.seconds, known)
             text = (
                 f"{result['model']} on {result['backend']} ({result['isa']}), {count} threads, {result['runs']} runs: "
                 f"min {result['min_ms']:.3f} ms, p50 {result['p50_ms']:.3f} ms, p95 {result['p95_ms']:.3f} ms, "
                 f"{result['gmac_per_s']:.1f} GMAC/s at the median"
             )
         if args.layers:
-            result["layers"] = layers(args.model, count, args.backend)
+            result["layers"] = layers(args.model, count, args.backend, known)
             text += "\n" + "\n".join(
                 f"  {r['us']:9.1f} us  {r['gmac_per_s']:6.1f} GMAC/s  {r['name']:24} {r['kernel']}"
                 for r in result["layers"]
             )
         print(msgspec.json.encode(result).decode() if args.json else text, flush=True)
     return 0
+
+
+def tune(path: str, threads: int, backend: Any, folder: Path) -> None:
+    """Tunes a model, whatever is remembered, and says on stderr what came of it."""
+    from agent.engine import load
+    from agent.engine.tuner import BUDGET_S
+
+    found = load(path, threads, backend, tuning=Tuning(folder, BUDGET_S, again=True)).tuned
+    if found is not None:
+        print(f"tuned for {threads} threads: {found.answer}", file=sys.stderr)
 
 
 def compared(result: dict[str, Any]) -> str:
@@ -67,11 +87,13 @@ def compared(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def layers(path: str, threads: int, backend: Any, runs: int = 200) -> list[dict[str, Any]]:
+def layers(
+    path: str, threads: int, backend: Any, tuning: Tuning | None = None, runs: int = 200
+) -> list[dict[str, Any]]:
     """The median microseconds of each node that takes any, in order."""
     from agent.engine import load, noise
 
-    engine = load(path, threads, backend, spin_us=2000)
+    engine = load(path, threads, backend, spin_us=2000, tuning=tuning)
     inputs = noise(engine)
     taken = [engine.profile(inputs) for _ in range(runs)]
     rows = []
@@ -83,11 +105,11 @@ def layers(path: str, threads: int, backend: Any, runs: int = 200) -> list[dict[
     return rows
 
 
-def measure(path: str, threads: int, backend: Any, seconds: float) -> dict[str, Any]:
+def measure(path: str, threads: int, backend: Any, seconds: float, tuning: Tuning | None = None) -> dict[str, Any]:
     """Times ``Engine.run`` on seeded noise, warm. Milliseconds."""
     from agent.engine import load, noise
 
-    engine = load(path, threads, backend)
+    engine = load(path, threads, backend, tuning=tuning)
     inputs = noise(engine)
     warm = time.perf_counter() + min(0.5, seconds / 4)
     while time.perf_counter() < warm:

@@ -207,8 +207,7 @@ def _tuned(
     log.info("model %s: timing the choices of %d operators on this box, for %.1f s at most", model.header.name,
              len(options), tuning.budget_s)  # fmt: skip
     answer = tuner.tune(lambda choices: _Trial(build(choices)), options, tuning.budget_s)
-    log.info("model %s: %d operators run otherwise than by default, after %.2f s", model.header.name,
-             len(answer.choices), answer.spent_s)  # fmt: skip
+    log.info("model %s: after %.2f s: %s", model.header.name, answer.spent_s, answer)
     return tuning.remember(key, model.header.name, answer)
 
 

@@ -69,6 +69,14 @@ class Answer(msgspec.Struct, frozen=True):
     complete: bool
     spent_s: float
 
+    def __str__(self) -> str:
+        if not self.choices:
+            return "the default choices are the best"
+        return (
+            f"{len(self.choices)} operators run otherwise than by default, {self.default_us / 1e3:.3f} -> "
+            f"{self.tuned_us / 1e3:.3f} ms a run"
+        )
+
 
 def tune(build: Build, options: Sequence[Option], budget_s: float, clock: Clock = time.perf_counter) -> Answer:
     """Times candidates for at most ``budget_s`` seconds by ``clock``; what can't be finished in time is not begun."""

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from agent.engine import load, noise
+from agent.engine import Tuning, load, noise
 from agent.modelfile import Model
 from agent.peers import runners
 
 
-def compare(model: Model, peers: Sequence[str], threads: int, seconds: float) -> dict[str, Any]:
+def compare(
+    model: Model, peers: Sequence[str], threads: int, seconds: float, tuning: Tuning | None = None
+) -> dict[str, Any]:
     """Milliseconds of each contender, and the ratio of our median to the best peer's.
 
     ``agreement`` is, for each peer, the share of output elements that are equal to ours, and whether the greatest
     one is the same.
     """
-    engine = load(model, threads, spin_us=2000)
+    engine = load(model, threads, spin_us=2000, tuning=tuning)
     inputs = noise(engine)
     contenders: dict[str, Callable[[], Any]] = {"int8d": lambda: engine.run(inputs)}
     ours = engine.run(inputs)

@@ -9,7 +9,6 @@
 
 #include "../testing.h"
 #include "arena.h"
-#include "parallel.h"
 #include "program.h"
 #include "team.h"
 
@@ -133,23 +132,6 @@ TEST(a_choice_is_what_the_program_does) {
     const auto program = network("auto", 1, {{name, other}});
     for (size_t i = 0; i < program->steps().size(); ++i)
       CHECK(program->steps()[i].kernel == usual->steps()[i].kernel, "%s", name.c_str());
-  }
-}
-
-TEST(a_parallel_loop_does_all_and_hands_on_what_is_thrown) {
-  for (int threads : {1, 2, 5}) {
-    std::vector<std::atomic<int>> done(100);
-    parallel_for(done.size(), threads, [&](size_t i) { ++done[i]; });
-    for (const std::atomic<int>& count : done) CHECK(count == 1);
-    bool thrown = false;
-    try {
-      parallel_for(100, threads, [](size_t i) {
-        if (i == 7) throw std::runtime_error("7");
-      });
-    } catch (const std::runtime_error&) {
-      thrown = true;
-    }
-    CHECK(thrown);
   }
 }
 
