@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "kernels/common/cpu.h"
 #include "program/program.h"
 
 namespace py = pybind11;
@@ -103,6 +104,7 @@ PYBIND11_MODULE(_kernels, m) {
     for (int8d::Isa isa : int8d::supported_isas()) names.emplace_back(int8d::isa_name(isa));
     return names;
   });
+  m.def("cpu", &int8d::cpu_name);
   m.def(
       "resolve_isa", [](const std::string& name) { return int8d::isa_name(int8d::resolve_isa(name)); },
       py::arg("isa") = "auto");

@@ -16,7 +16,7 @@ import pytest
 from agent import Tuning, load
 from agent import graph as g
 from agent.config import load as load_config
-from agent.engine import answers, native, tuner
+from agent.engine import native, tuner
 from agent.engine.answers import Key, default_folder, key_of
 from agent.engine.choice import Choice, Choices, Option
 from agent.engine.tuner import Answer, Timed, tune
@@ -204,7 +204,7 @@ def test_an_answer_holds_for_its_model_cpu_and_threads_only(monkeypatch: pytest.
     model = _network(1)
     keys = [key_of(model, "auto", 1), key_of(model, "auto", 2), key_of(_network(2), "auto", 1),
             key_of(model, "ref", 1)]  # fmt: skip
-    monkeypatch.setattr(answers, "_cpu", lambda: "another")
+    monkeypatch.setattr(native, "cpu", lambda: "another")
     keys.append(key_of(model, "auto", 1))
     assert len({k.file for k in keys}) == len(keys)
     name = next(iter(model.constants))

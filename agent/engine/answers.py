@@ -7,7 +7,6 @@ What can't be read, is damaged, or was found with other kernels counts as not re
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import os
@@ -110,17 +109,4 @@ def key_of(model: Model, isa: str, threads: int) -> Key:
         array = model.constants[name]
         check = zlib.crc32(np.ascontiguousarray(array).data)
         digest.update(f"{name} {array.dtype} {array.shape} {check}\n".encode())
-    return Key(digest.hexdigest()[:32], _cpu(), native.resolve_isa(isa), threads, native.kernels_digest())
-
-
-@functools.cache
-def _cpu() -> str:
-    """The processor, as the kernel names it."""
-    wanted = ("model name", "cpu family", "model", "stepping", "cache size", "CPU implementer", "CPU part")
-    try:
-        block = Path("/proc/cpuinfo").read_text("utf-8", "replace").split("\n\n")[0]
-    except OSError:
-        return "unknown"
-    fields = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
-    values = {k.strip(): v.strip() for k, v in fields.items()}
-    return ", ".join(values[k] for k in wanted if k in values)
+    return Key(digest.hexdigest()[:32], native.cpu(), native.resolve_isa(isa), threads, native.kernels_digest())

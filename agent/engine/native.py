@@ -50,6 +50,11 @@ def resolve_isa(isa: str) -> str:
     return _kernels.resolve_isa(isa)
 
 
+def cpu() -> str:
+    """Names this processor."""
+    return _kernels.cpu()
+
+
 @functools.cache
 def kernels_digest() -> str:
     """Names the kernels' very build."""
