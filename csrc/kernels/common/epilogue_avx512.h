@@ -2,6 +2,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include <optional>
+
 #include "requant.h"
 
 namespace int8d::avx512 {
@@ -107,6 +109,38 @@ inline __m512i sum_narrow(__m512i acc, __m512 multiplier, __m128i residual, cons
   const __m512i biased = _mm512_or_si512(_mm512_cvtepu8_epi32(residual), _mm512_set1_epi32(0x4B000000));
   const __m512 v2 = _mm512_sub_ps(_mm512_castsi512_ps(biased), s.zp2);
   return _mm512_cvtps_epi32(_mm512_add_ps(_mm512_mul_ps(v1, s.f1), _mm512_mul_ps(v2, s.f2)));
+}
+
+// What the epilogue of every tile of a call needs. narrow: of the accumulators, see ConvPacked.
+struct Epilogue {
+  Output output;
+  Finish finish;
+  std::optional<Sum> sum;  // of the residual
+  bool narrow;
+  Epilogue(const Output& o, bool narrow_sums)
+      : output(o), finish(o), narrow(narrow_sums && (!o.add || is_narrow(*o.add))) {
+    if (o.add) sum.emplace(o, *o.add);
+  }
+};
+
+inline __m128i load16(const uint8_t* p, uint32_t mask) {
+  if ((mask & 0xffff) == 0xffff) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm_maskz_loadu_epi8(static_cast<__mmask16>(mask), p);
+}
+
+// Masked stores are slow; all but a group's last panel are whole.
+inline void store32(uint8_t* out, __m256i bytes, uint32_t mask) {
+  if (mask == ~0u)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
+  else
+    _mm256_mask_storeu_epi8(out, mask, bytes);
+}
+
+inline void store16(uint8_t* out, __m128i bytes, uint32_t mask) {
+  if ((mask & 0xffff) == 0xffff)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+  else
+    _mm_mask_storeu_epi8(out, static_cast<__mmask16>(mask), bytes);
 }
 
 }  // namespace int8d::avx512

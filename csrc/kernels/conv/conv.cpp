@@ -1,5 +1,7 @@
 #include "conv.h"
 
+#include <algorithm>
+
 #include "pack.h"
 #include "winograd.h"
 
@@ -11,6 +13,10 @@ bool accepts(const ConvShape& s) { return s.kh * s.kw <= 256; }
 int rows(const ConvShape& s) { return s.batch * s.oh; }
 size_t no_scratch(const ConvShape&) { return 0; }
 
+// Two tiles of C and of outputs that nobody wants.
+[[maybe_unused]] bool amx_accepts(const ConvShape& s) { return accepts(s) && s.oh * s.ow >= 16; }
+[[maybe_unused]] size_t amx_scratch(const ConvShape& s) { return 4096 + static_cast<size_t>(s.oc) + 128; }
+
 [[maybe_unused]] int tiles(const ConvShape& s) { return s.batch * WinogradGrid(s).tiles(); }
 [[maybe_unused]] size_t winograd_scratch(const ConvShape& s) { return WinogradScratch(s).bytes(); }
 
@@ -21,9 +27,13 @@ constexpr ConvKernel kKernels[] = {
    name,  accepts,  rows,  no_scratch},
 #define INT8D_WINOGRAD(name, isa) \
   {#name, Isa::isa, 32, true, winograd_pack, name, winograd_accepts, tiles, winograd_scratch},
+#define INT8D_CONV_AMX(name)                                         \
+  {#name, Isa::amx,    32,   true,       [](const ConvDef& def) { return conv_pack(def, 16, false, 16); }, \
+   name,  amx_accepts, rows, amx_scratch},
 #include "kernels.inc"
 #undef INT8D_CONV
 #undef INT8D_WINOGRAD
+#undef INT8D_CONV_AMX
 };
 
 }  // namespace
@@ -34,11 +44,13 @@ std::vector<const ConvKernel*> conv_candidates(const ConvShape& shape, Isa isa) 
   std::vector<const ConvKernel*> found;
   for (const ConvKernel& kernel : kKernels) {
     if (kernel.isa > isa || !isa_supported(kernel.isa) || !kernel.accepts(shape)) continue;
-    if (!found.empty() && found.front()->isa < kernel.isa) found.clear();
+    // Beside AMX, the kernels of AVX512 may be the better ones for narrow layers.
+    if (!found.empty() && found.front()->isa < std::min(kernel.isa, Isa::avx512vnni)) found.clear();
     found.insert(found.begin(), &kernel);
   }
   // Winograd's weights are 8 times as large: below 14x14 there are too few tiles to pay for reading them.
-  if (found.size() > 1 && shape.oh * shape.ow >= 14 * 14 && shape.oc >= 32) std::swap(found[0], found[1]);
+  const bool large = shape.oh * shape.ow >= 14 * 14 && shape.oc >= 32;
+  if (large && found.size() > 1 && found[0]->isa != Isa::amx) std::swap(found[0], found[1]);
   if (found.empty()) found.push_back(&kKernels[0]);  // the reference takes any window
   return found;
 }

@@ -15,14 +15,14 @@ size_t conv_packed_bytes(const ConvPacked& p) {
 
 namespace {
 
-std::vector<ConvSegment> segments_of(const ConvShape& s) {
+std::vector<ConvSegment> segments_of(const ConvShape& s, int run) {
   std::vector<ConvSegment> segments;
   const int icg = s.ic / s.groups;
   const bool whole_rows = s.dw == 1 && s.groups == 1;
   for (int ky = 0; ky < s.kh; ++ky)
     for (int kx = 0; kx < (whole_rows ? 1 : s.kw); ++kx) {
       const int bytes = whole_rows ? s.kw * icg : icg;
-      segments.push_back({ky, kx, bytes, (bytes + 3) / 4});
+      segments.push_back({ky, kx, bytes, (bytes + 4 * run - 1) / (4 * run) * run});
     }
   return segments;
 }
@@ -57,7 +57,7 @@ bool is_narrow(const ConvDef& def) {
   return true;
 }
 
-ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
+ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating, int run) {
   const ConvShape& s = def.shape;
   const int icg = s.ic / s.groups, ocg = s.oc / s.groups, taps = s.kh * s.kw;
   assert(def.weight.size() == static_cast<size_t>(s.oc) * taps * icg);
@@ -69,7 +69,7 @@ ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
   p.out_zp = def.out_zp;
   p.narrow = is_narrow(def);
   p.panel = panel;
-  p.segments = segments_of(s);
+  p.segments = segments_of(s, run);
   for (const ConvSegment& segment : p.segments) p.steps += segment.steps;
   const int panels = s.groups * p.panels_of_group();
   const size_t panel_bytes = static_cast<size_t>(p.steps) * panel * 4;
@@ -86,10 +86,8 @@ ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
         const int8_t* from = w + (segment.ky * s.kw + segment.kx) * icg;  // a row of taps is contiguous here, too
         const int whole = segment.bytes / 4;                              // steps
         for (int i = 0; i < whole; ++i, out += panel * 4) std::memcpy(out, from + i * 4, 4);
-        if (whole < segment.steps) {
-          std::memcpy(out, from + whole * 4, static_cast<size_t>(segment.bytes % 4));
-          out += panel * 4;
-        }
+        std::memcpy(out, from + whole * 4, static_cast<size_t>(segment.bytes % 4));
+        out += static_cast<size_t>(segment.steps - whole) * panel * 4;
       }
       uint32_t sum = 0;  // modulo 2^32, as the accumulator
       for (int i = 0; i < taps * icg; ++i) sum += static_cast<uint32_t>(static_cast<int32_t>(w[i]));

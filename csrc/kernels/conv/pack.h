@@ -9,11 +9,11 @@
 namespace int8d {
 
 // A run of input bytes that lie side by side in memory: one tap's channels, or, where dilation and groups allow it,
-// a whole row of taps. It is read in steps of 4 bytes; the last step's missing weights are zero.
+// a whole row of taps. It is read in steps of 4 bytes, or, for AMX, in runs of 16 steps; missing weights are zero.
 struct ConvSegment {
   int ky, kx;  // its first tap
   int bytes;   // kw * ic, or ic / groups
-  int steps;   // ceil(bytes / 4)
+  int steps;   // ceil(bytes / 4), in whole runs
 };
 
 // A step that is taken a second time with the rest of its weights (AVX2 only, see split_saturating).
@@ -46,12 +46,15 @@ bool is_narrow(const ConvDef& def);
 
 // Packs for panels of `panel` channels. With split_saturating, no two weights that vpmaddubsw adds can saturate:
 // where a same-sign pair exceeds 128 in sum, the step keeps w1 and an extra step holds w2 (w = w1 + w2).
-ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating);
+// Every segment's steps are padded to a multiple of `run`.
+ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating, int run = 1);
 
 #define INT8D_CONV(name, isa, panel, split, tables) void name(const ConvCall&);
 #define INT8D_WINOGRAD(name, isa) void name(const ConvCall&);
+#define INT8D_CONV_AMX(name) void name(const ConvCall&);
 #include "kernels.inc"
 #undef INT8D_CONV
 #undef INT8D_WINOGRAD
+#undef INT8D_CONV_AMX
 
 }  // namespace int8d

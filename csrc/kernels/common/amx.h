@@ -1,0 +1,40 @@
+// AMX tiles for int8: their configuration. Included by the *_amx.cpp files only.
+//
+// A tile is up to 16 rows of 64 bytes. tdpbusd adds to C [rows][16] s32 the product of A [rows][64] u8 and B
+// [16][16][4] s8, where B's row k holds inputs 4k .. 4k + 3 of 16 output channels: 16384 multiply-accumulates in 16
+// cycles; fewer rows take fewer cycles, down to about 13.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace int8d::amx {
+
+constexpr int kRows = 16, kRowBytes = 64, kTileBytes = kRows * kRowBytes;
+
+// The operand of ldtilecfg.
+struct Config {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+static_assert(sizeof(Config) == 64);
+
+// Tiles 0 .. 3 are C, 4 and 5 are A, all with `rows` rows; 6 and 7 are B. The tiles are this thread's until the object
+// goes; released, they cost nothing at a context switch.
+class Tiles {
+ public:
+  explicit Tiles(int rows) {
+    alignas(64) Config config;
+    for (int tile = 0; tile < 8; ++tile) {
+      config.row_bytes[tile] = kRowBytes;
+      config.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : kRows);
+    }
+    _tile_loadconfig(&config);
+  }
+  ~Tiles() { _tile_release(); }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+};
+
+}  // namespace int8d::amx
