@@ -321,3 +321,5 @@ def test_bench_tunes_and_inspect_tells(tmp_path: Path) -> None:
     before = file.read_bytes()
     int8d("bench", "--seconds", "0.1")
     assert file.read_bytes() == before
+    int8d("bench", "--tune", "--seconds", "0.1")
+    assert "conv1" not in msgspec.json.decode(file.read_bytes())["answer"]["choices"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -24,8 +24,9 @@ from agent.engine.choice import Choice, Choices, Option
 BUDGET_S = 3.0
 MARGIN = 0.03  # by which a candidate must win: less is noise
 _LEAST_NS = 200.0
-_SLICE_S = 0.001  # of runs of one program before the other's turn, 3 runs at least, 50 at most
+_SLICE_S = 0.004  # of runs of one program before the other's turn, 3 runs at least, 50 at most
 _BATCHES = 8
+_AGREE = 3  # verdicts in a row that end the last comparison
 _RESERVE = 0.25  # of the budget, for what the winners have to pass
 _T = TypeVar("_T")
 
@@ -49,7 +50,10 @@ Clock = Callable[[], float]
 
 
 class Timed(msgspec.Struct, frozen=True):
-    """Median microseconds of an operator, with what could take it over: as by default, and as chosen."""
+    """Microseconds of an operator, with what could take it over: as by default, and as chosen.
+
+    The lower quartile of the runs: the slow ones tell of other processes, not of kernels.
+    """
 
     default_us: float
     chosen_us: float
@@ -58,8 +62,8 @@ class Timed(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """What ``tune`` found. choices: of the operators that shall not have the default.
 
-    default_us, tuned_us: a whole run, 0 where no candidate got as far as the last comparison. complete: whether every
-    candidate was tried within the budget.
+    default_us, tuned_us: of a whole run, the median; 0 where no candidate got as far as the last comparison. complete:
+    whether every candidate was tried within the budget.
     """
 
     choices: dict[str, Choice]
@@ -148,7 +152,7 @@ class _Tuner:
         return list(dict.fromkeys([*(o.operator for o in self.groups[group]), group]))
 
     def compare_groups(self, trial: Trial, groups: list[str], until: float) -> dict[str, Timed]:
-        """The median times of groups, of as many runs as it takes for two batches in a row to agree on who wins."""
+        """The times of groups, of as many runs as it takes for two batches in a row to agree on who wins."""
         samples: dict[str, tuple[list[int], list[int]]] = {name: ([], []) for name in groups}
         verdict: set[str] | None = None
         for _ in range(_BATCHES):
@@ -156,11 +160,11 @@ class _Tuner:
                 for times in self.slice(program.profile):
                     for name in groups:
                         samples[name][side].append(sum(times[op] for op in self.members(name)))
-            medians = {name: Timed(median(a) / 1e3, median(b) / 1e3) for name, (a, b) in samples.items()}
-            last, verdict = verdict, {name for name, times in medians.items() if _wins(times)}
+            compared = {name: Timed(_quartile(a) / 1e3, _quartile(b) / 1e3) for name, (a, b) in samples.items()}
+            last, verdict = verdict, {name for name, times in compared.items() if _wins(times)}
             if verdict == last or self.clock() + self.batch_s > until:
                 break
-        return medians
+        return compared
 
     def confirmed(self) -> dict[str, Choice]:
         """The winners that win again when all of them are there: luck does not strike twice."""
@@ -174,17 +178,20 @@ class _Tuner:
         return {operator: choice for operator, (choice, _) in self.best.items() if operator in winners}
 
     def duel(self, tuned: Trial) -> tuple[bool, float, float]:
+        """Whether the tuned program is faster both at the lower quartile and at the median, and the medians.
+
+        Where the two disagree, it takes as many runs as there is time for.
+        """
         samples: tuple[list[float], list[float]] = ([], [])
-        verdicts: list[bool] = []
-        for _ in range(_BATCHES):
+        verdicts: list[tuple[bool, bool]] = []
+        while True:
             for side, program in enumerate((self.default, tuned)):
                 samples[side].extend(self.slice(lambda program=program: self.timed(program)))  # type: ignore[misc]
-            (a, b, _), (x, y, _) = (quantiles(s, n=4) for s in samples)
-            verdicts.append(x < a and y < b)  # at the lower quartile and at the median
-            settled = len(verdicts) > 2 and len(set(verdicts[-3:])) == 1
+            (low, middle, _), (tuned_low, tuned_middle, _) = (quantiles(s, n=4) for s in samples)
+            verdicts.append((tuned_low < low, tuned_middle < middle))
+            settled = verdicts[-_AGREE:] in ([(True, True)] * _AGREE, [(False, False)] * _AGREE)
             if settled or self.clock() + self.batch_s > self.end:
-                break
-        return verdicts[-1], b * 1e6, y * 1e6
+                return all(verdicts[-1]), middle * 1e6, tuned_middle * 1e6
 
     def timed(self, program: Trial) -> float:
         before = self.clock()
@@ -202,6 +209,10 @@ def _candidates(group: Sequence[Option]) -> Iterator[tuple[str, Choice]]:
         for option in group:
             if i < len(option.candidates):
                 yield option.operator, option.candidates[i]
+
+
+def _quartile(times: Sequence[int]) -> float:
+    return quantiles(times, n=4)[0]
 
 
 def _gain(times: Timed) -> float:
