@@ -79,6 +79,11 @@ def _by_kernel(operator: str, choice: Choice) -> float:
     return {"": 100.0, "fast": 60.0, "slow": 140.0}[choice.kernel] - (30 if not choice.fused else 0)
 
 
+def _credulous(choices: Choices) -> float:
+    """A whole run in which any choice looks like a win: the last comparison would pass it."""
+    return 3e-4 / (1 + len(choices))
+
+
 def test_the_fast_is_chosen_and_the_slow_is_not() -> None:
     answer = Box(_by_kernel).tune()
     assert answer.choices == {"a": FAST, "b": FAST}
@@ -91,12 +96,12 @@ def test_the_fast_is_chosen_and_the_slow_is_not() -> None:
 
 def test_an_operator_is_judged_together_with_what_takes_it_over() -> None:
     # Alone, b is 30 us faster, but then the sum takes 50.
-    answer = Box(lambda name, choice: 100.0 - (30 if not choice.fused else 0)).tune()
-    assert answer.choices == {}
+    assert Box(lambda name, choice: 100.0 - (30 if not choice.fused else 0), _credulous).tune().choices == {}
+    assert Box(lambda name, choice: 100.0 - (60 if not choice.fused else 0)).tune().choices == {"b": ALONE}
 
 
 def test_a_lead_within_the_margin_does_not_count() -> None:
-    assert Box(lambda name, choice: 100.0 if choice.kernel != "fast" else 98.0).tune().choices == {}
+    assert Box(lambda name, choice: 100.0 if choice.kernel != "fast" else 98.0, _credulous).tune().choices == {}
 
 
 def test_where_the_whole_run_is_not_faster_the_default_stays() -> None:
@@ -106,7 +111,7 @@ def test_where_the_whole_run_is_not_faster_the_default_stays() -> None:
 
 
 def test_what_wins_by_luck_must_win_again() -> None:
-    box = Box(_by_kernel)
+    box = Box(_by_kernel, _credulous)
     lucky = box.builds + 3  # the round of FAST for a; later it is as slow as the rest
     box.cost = lambda name, choice: 100.0 if box.builds > lucky else _by_kernel(name, choice)
     assert box.tune().choices == {}
@@ -119,18 +124,29 @@ def test_a_choice_that_no_program_can_have_is_passed_over() -> None:
 
     box = Same(_by_kernel)
     assert box.tune().choices == {}
-    assert box.now < 0.1  # nothing was compared
+    assert box.now < 0.035  # nothing was compared
 
 
-@pytest.mark.parametrize("budget_s", [0.012, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.3, 1.0])
+@pytest.mark.parametrize("budget_s", [0.012, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.3, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("run_ms", [0.1, 1.0, 20.0])
-def test_the_budget_is_kept(budget_s: float, run_ms: float) -> None:
-    box = Box(lambda name, choice: _by_kernel(name, choice) * run_ms * 10)
+@pytest.mark.parametrize("lead", [40, 3])
+def test_the_budget_is_kept(budget_s: float, run_ms: float, lead: float) -> None:
+    rng = np.random.default_rng(0)
+
+    def cost(name: str, choice: Choice) -> float:
+        """Noise that keeps verdicts from settling, but not the run's length from being foreseen."""
+        nonlocal shift
+        shift = rng.uniform(-40, 40) if name == "a" else shift
+        usual = 100 if choice == Choice() else 100 - lead
+        return 10 * run_ms * (usual + {"a": shift, "b": 0, "c": -shift}[name])
+
+    shift = 0.0
+    box = Box(cost)
     answer = box.tune(budget_s)
     first = 0.01 + 2 * 3 * run_ms * 1e-3  # the default is built, and run twice, in any case
     assert box.now <= max(budget_s, first) + 1e-9
     assert answer.spent_s == pytest.approx(box.now)
-    if budget_s == 1.0 and run_ms == 0.1:
+    if budget_s >= 1.0 and run_ms == 0.1 and lead == 40:
         assert answer.choices
     if budget_s <= 0.02:
         assert not answer.complete
