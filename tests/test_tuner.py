@@ -16,11 +16,13 @@ import pytest
 from agent import Tuning, load
 from agent import graph as g
 from agent.config import load as load_config
+from agent.daemon import Daemon
 from agent.engine import native, tuner
 from agent.engine.answers import Key, default_folder, key_of
 from agent.engine.choice import Choice, Choices, Option
 from agent.engine.tuner import Answer, Timed, tune
 from agent.modelfile import Model
+from agent.notify import Notifier
 from tests.agent_process import DIGITS, ROOT, Agent
 from tests.operators import Sketch, random_inputs
 from tests.reference import evaluate
@@ -312,6 +314,25 @@ def test_tuning_can_be_turned_off(agent: Callable[..., Agent], tmp_path: Path) -
     assert "at most" not in running.log()
     assert not (tmp_path / "answers").exists()
     assert load_config(running.config).tuner.budget_s == 3.0
+
+
+def test_systemd_is_told_how_long_tuning_may_take(tmp_path: Path) -> None:
+    class Recorder(Notifier):
+        sent: list[str] = []  # noqa: RUF012
+
+        def send(self, state: str) -> None:
+            self.sent.append(state)
+
+    def start(tuner: str) -> list[str]:
+        file = tmp_path / "int8d.toml"
+        file.write_text(f'device = "box1"\n[tuner]\n{tuner}\n[[model]]\nname = "digits"\npath = "{DIGITS}"\n')
+        Recorder.sent = []
+        Daemon(load_config(file), Recorder())
+        return Recorder.sent
+
+    folder = f'folder = "{tmp_path / "answers"}"'
+    assert start(f"budget_s = 2.5\n{folder}") == ["EXTEND_TIMEOUT_USEC=62500000"]
+    assert start(f"enabled = false\n{folder}") == []
 
 
 def test_bench_tunes_and_inspect_tells(tmp_path: Path) -> None:
