@@ -13,9 +13,12 @@ bool accepts(const ConvShape& s) { return s.kh * s.kw <= 256; }
 int rows(const ConvShape& s) { return s.batch * s.oh; }
 size_t no_scratch(const ConvShape&) { return 0; }
 
-// Two tiles of C and of outputs that nobody wants.
 [[maybe_unused]] bool amx_accepts(const ConvShape& s) { return accepts(s) && s.oh * s.ow >= 16; }
-[[maybe_unused]] size_t amx_scratch(const ConvShape& s) { return 4096 + static_cast<size_t>(s.oc) + 128; }
+[[maybe_unused]] size_t amx_scratch(const ConvShape& s) {
+  int steps = 0;
+  for (const ConvSegment& segment : conv_segments(s, 16)) steps += segment.steps;
+  return AmxScratch(s, steps).bytes;
+}
 
 [[maybe_unused]] int tiles(const ConvShape& s) { return s.batch * WinogradGrid(s).tiles(); }
 [[maybe_unused]] size_t winograd_scratch(const ConvShape& s) { return WinogradScratch(s).bytes(); }

@@ -10,6 +10,7 @@
 // over.
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "../common/amx.h"
 #include "../common/epilogue_avx512.h"
@@ -29,24 +30,197 @@ struct Cut {
   int total;    // pixels of that run
   int pitch;    // from row to row of that run
 
+  // Whether a tile's pixels lie side by side in the output, and are even in number.
+  bool plain(const ConvShape& s) const { return width % 2 == 0 && (per_row || pitch == s.ow); }
+
   // A product takes about 13 cycles even where it has fewer rows; tiles are taken in pairs.
   int cycles() const { return (tiles + 1) / 2 * 2 * std::max(13, width); }
 
   static Cut by_rows(const ConvShape& s, int rows) {
     const int per_row = (s.ow + kRows - 1) / kRows;
-    return {(s.ow + per_row - 1) / per_row, rows * per_row, per_row, 0, 0};
+    return {even((s.ow + per_row - 1) / per_row, s.ow), rows * per_row, per_row, 0, 0};
   }
   static Cut in_one(const ConvShape& s, int rows, int pitch) {
     const int total = (rows - 1) * pitch + s.ow, tiles = (total + kRows - 1) / kRows;
-    return {(total + tiles - 1) / tiles, tiles, 0, total, pitch};
+    return {even((total + tiles - 1) / tiles, total), tiles, 0, total, pitch};
+  }
+  static int even(int width, int most) { return std::min((width + 1) / 2 * 2, most); }
+};
+
+// Where a block's two tiles lie: their first pixels, and, where a tile takes in a halo, every pixel of theirs, the
+// second tile's behind the first one's; what nobody wants goes to a place of its own. Addresses that are computed,
+// not loaded, let loads pass the stores before them.
+struct Pixels {
+  const uint8_t* in[2];
+  uint8_t *out[2], *residual[2];
+  uint8_t *out_of[2 * kRows], *residual_of[2 * kRows];
+};
+
+// Up to 32 output channels.
+struct Panel {
+  int channels, in_channel, out_channel;
+  const int8_t* weight;  // of the first 16; those of the others lie behind
+  const int32_t* bias;
+  const float* multiplier;
+
+  int vectors() const { return channels > 16 ? 2 : 1; }
+  uint32_t mask() const { return channels == 32 ? ~0u : (1u << channels) - 1; }
+};
+
+constexpr int kBuffer = kAmxSums / 2;  // sums of a block: [2 vectors][pixels][16]
+
+// Finishers turn a block's sums, as they lie in the buffer, to bytes, step by step. One lives for many blocks: what is
+// the same for all it keeps in registers. That matters: while a block's sums are on their way to memory, a load from
+// any address that agrees with one of theirs in 12 bits has to wait, and they fill 4 KB.
+
+// For tiles of an even number of pixels, side by side, and panels of more than 16 channels; Whole: of 32.
+template <bool Summed, bool Whole>
+struct PlainFinisher {
+  static constexpr int kVectors = 2;
+  const avx512::Finish f;
+  const avx512::Sum sum;
+  const ptrdiff_t stride;  // of out and of residual: both have as many channels
+  const int width;         // of a tile
+  const int32_t* sums = nullptr;
+  uint8_t *out = nullptr, *next_out = nullptr;  // of this tile, of the next one
+  const uint8_t *residual = nullptr, *next_residual = nullptr;
+  int left = 0, next_left = 0;  // steps
+  uint32_t mask = ~0u;
+  __m512 m0, m1;
+
+  PlainFinisher(const ConvCall& call, const Epilogue& e, int tile_width)
+      : f(e.finish), sum(e.sum.value_or(avx512::Sum(e.output, {}))), stride(call.out.pixel), width(tile_width) {}
+
+  INT8D_INLINE inline void start(const Pixels& x, const Panel& to, const int32_t* from) {
+    sums = from;
+    out = x.out[0] + to.out_channel;
+    next_out = x.out[1] + to.out_channel;
+    if constexpr (Summed) {
+      residual = x.residual[0] + to.out_channel;
+      next_residual = x.residual[1] + to.out_channel;
+    }
+    left = next_left = width / 2;
+    if constexpr (!Whole) mask = to.mask();
+    m0 = _mm512_loadu_ps(to.multiplier);
+    m1 = _mm512_loadu_ps(to.multiplier + 16);
+  }
+  INT8D_INLINE inline bool more() const { return left > 0; }
+
+  // Two pixels.
+  INT8D_INLINE inline void step() {
+    auto q = [&](auto i) INT8D_INLINE {
+      constexpr int p = i / 2, v = i % 2;
+      const __m512i acc = _mm512_load_si512(sums + (v * kAmxPixels + p) * 16);
+      if constexpr (Summed) {
+        const uint8_t* at = residual + p * stride + 16 * v;
+        return avx512::sum_narrow(acc, v ? m1 : m0, avx512::load16(at, Whole ? ~0u : mask >> (16 * v)), sum);
+      } else {
+        return avx512::round_narrow(acc, v ? m1 : m0);
+      }
+    };
+    using std::integral_constant;
+    const __m512i bytes = avx512::finish4(q(integral_constant<int, 0>()), q(integral_constant<int, 1>()),
+                                          q(integral_constant<int, 2>()), q(integral_constant<int, 3>()), f);
+    auto store = [&](uint8_t* to, __m256i half) INT8D_INLINE {
+      if constexpr (Whole)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), half);
+      else
+        _mm256_mask_storeu_epi8(to, mask, half);
+    };
+    store(out, _mm512_castsi512_si256(bytes));
+    store(out + stride, _mm512_extracti64x4_epi64(bytes, 1));
+    sums += 2 * 16;
+    out += 2 * stride;
+    if constexpr (Summed) residual += 2 * stride;
+    if (--left == 0) {
+      left = next_left;
+      next_left = 0;
+      out = next_out;
+      if constexpr (Summed) residual = next_residual;
+    }
   }
 };
 
-// The pixels of a block's two tiles; what nobody wants goes to a place of its own.
-struct Pixels {
-  const uint8_t* in[2];
-  uint8_t* out[2 * kRows];
-  const uint8_t* residual[2 * kRows];
+// For any tiles and panels, pixel by listed pixel.
+template <int V, bool Summed>
+struct ListFinisher {
+  static constexpr int kVectors = V;
+  const Epilogue& epilogue;
+  const int pixels;
+  const Pixels* x = nullptr;
+  int pixel = pixels, channel = 0;
+  const int32_t* sums = nullptr;
+  uint32_t mask = 0;
+  __m512 m[2];
+
+  ListFinisher(const ConvCall&, const Epilogue& e, int width) : epilogue(e), pixels(2 * width) {}
+
+  void start(const Pixels& block, const Panel& to, const int32_t* from) {
+    x = &block;
+    channel = to.out_channel;
+    sums = from;
+    mask = to.mask();
+    pixel = 0;
+    for (int v = 0; v < V; ++v) m[v] = _mm512_loadu_ps(to.multiplier + 16 * v);
+  }
+  bool more() const { return pixel < pixels; }
+
+  // 4 / V pixels; behind the last one, that one again.
+  INT8D_INLINE inline void step() {
+    constexpr int kStep = 4 / V;
+    auto at = [&](int i) INT8D_INLINE { return std::min(pixel + i, pixels - 1); };
+    auto q = [&](auto i) INT8D_INLINE {
+      constexpr int v = i % V;
+      const __m512i acc = _mm512_load_si512(sums + (v * kAmxPixels + at(i / V)) * 16);
+      if constexpr (Summed) {
+        const uint8_t* residual = x->residual_of[at(i / V)] + channel + 16 * v;
+        return avx512::sum_narrow(acc, m[v], avx512::load16(residual, mask >> (16 * v)), *epilogue.sum);
+      } else {
+        return avx512::round_narrow(acc, m[v]);
+      }
+    };
+    using std::integral_constant;
+    const __m512i bytes =
+        avx512::finish4(q(integral_constant<int, 0>()), q(integral_constant<int, 1>()), q(integral_constant<int, 2>()),
+                        q(integral_constant<int, 3>()), epilogue.finish);
+    unroll<kStep>([&](auto i) INT8D_INLINE {
+      uint8_t* out = x->out_of[at(i)] + channel;
+      if constexpr (V == 2)
+        avx512::store32(out, _mm512_extracti64x4_epi64(bytes, i), mask);
+      else
+        avx512::store16(out, _mm512_extracti32x4_epi32(bytes, i), mask);
+    });
+    pixel += kStep;
+  }
+};
+
+// The rare case, see ConvPacked::narrow: element by element.
+template <int V>
+struct WideFinisher {
+  static constexpr int kVectors = V;
+  const Output& output;
+  const int pixels;
+  const Pixels* x = nullptr;
+  Panel to{};
+  const int32_t* sums = nullptr;
+  int pixel = pixels;
+
+  WideFinisher(const ConvCall&, const Epilogue& e, int width) : output(e.output), pixels(2 * width) {}
+
+  void start(const Pixels& block, const Panel& panel, const int32_t* from) {
+    x = &block;
+    to = panel;
+    sums = from;
+    pixel = 0;
+  }
+  bool more() const { return pixel < pixels; }
+
+  [[gnu::noinline]] void step() {
+    for (int c = 0; c < to.channels; ++c)
+      x->out_of[pixel][to.out_channel + c] = finish(sums[(c / 16 * kAmxPixels + pixel) * 16 + c % 16], to.multiplier[c],
+                                                    output.add ? x->residual_of[pixel][to.out_channel + c] : 0, output);
+    ++pixel;
+  }
 };
 
 struct Runner {
@@ -54,13 +228,14 @@ struct Runner {
   const ConvPacked& p;
   const ConvShape& s;
   const Epilogue& epilogue;
-  std::array<ptrdiff_t, 256> offsets;  // of each segment, from the first tap
-  int32_t* sums;                       // [2 tiles][2 vectors][16 pixels][16]
+  const ptrdiff_t* offsets;  // of each run of 64 bytes, from the first tap
+  int32_t* buffers;          // two
   uint8_t* nowhere;
-  int n, first_row;  // of the map, and the first of its rows to be done
-  Cut cut;
+  int runs = p.steps / kRows, in_channels = s.ic / s.groups, channels = s.oc / s.groups;
+  int n = 0, first_row = 0;  // of the map, and the first of its rows to be done
+  Cut cut{};
 
-  void pixels(int block, Pixels& x) const {
+  void pixels(int block, bool listed, Pixels& x) const {
     for (int half = 0; half < 2; ++half) {
       const int tile = std::min(2 * block + half, cut.tiles - 1);
       int row, column;
@@ -74,121 +249,136 @@ struct Runner {
       }
       row += first_row;
       x.in[half] = call.in.at(n, row * s.sh - s.pad_top, column * s.sw - s.pad_left);
-      uint8_t** out = x.out + half * kRows;
-      const uint8_t** residual = x.residual + half * kRows;
-      for (int i = 0; i < cut.width; ++i) {
-        const bool wanted = column < s.ow;
-        out[i] = wanted ? call.out.at(n, row, column) : nowhere;
-        residual[i] = wanted ? call.residual.at(n, row, column) : nowhere;
-        if (++column == cut.pitch) column = 0, ++row;
-      }
+      x.out[half] = call.out.at(n, row, column);
+      x.residual[half] = call.residual.at(n, row, column);
+      if (!listed) continue;
+      list(call.out, row, column, x.out_of + half * cut.width);
+      if (call.add) list(call.residual, row, column, x.residual_of + half * cut.width);
     }
   }
 
-  // The sums of a block: V vectors of 16 channels, the panel's weights at w, the second vector's w2 further on.
-  template <int V>
-  void multiply(const Pixels& x, const int8_t* w, size_t w2, const int32_t* bias, int in_channel) const {
-    _tile_loadd(0, bias, 0);
-    _tile_loadd(2, bias, 0);
-    if constexpr (V == 2) {
-      _tile_loadd(1, bias + 16, 0);
-      _tile_loadd(3, bias + 16, 0);
+  // The addresses of a tile's pixels, from the given one on.
+  void list(const View& view, int row, int column, uint8_t** to) const {
+    uint8_t** const end = to + cut.width;
+    for (; to < end; column = 0, ++row) {
+      uint8_t* at = view.at(n, row, column);
+      for (uint8_t** stop = std::min(end, to + std::max(0, s.ow - column)); to < stop; at += view.pixel) *to++ = at;
+      for (uint8_t** stop = std::min(end, to + (cut.pitch - std::max(column, s.ow))); to < stop;) *to++ = nowhere;
     }
+  }
+
+  // Blocks by panels first .. last - 1, counted in 32 channels, of one group; all of the finisher's kind. Weights that
+  // stay in L1 or L2 are read again for every block; larger ones only once, and the pixels again.
+  template <typename Finisher>
+  void sweep(int group, int first, int last, bool listed) {
+    constexpr size_t kResident = 768 * 1024;
+    Finisher finisher(call, epilogue, cut.width);
+    const int blocks = (cut.tiles + 1) / 2;
+    // Steps of the finisher between two instructions on tiles: 4 a run of the products, and 4 that store.
+    const int between = (cut.width + 4 * runs + 3) / (4 * runs + 4);
+    Pixels x[2];
+    int32_t *sums = buffers, *other = buffers + kBuffer;
+    auto run = [&](const Pixels& at, const Panel& to) INT8D_INLINE {
+      multiply<Finisher::kVectors>(at, to, sums, finisher, between);
+      finisher.start(at, to, sums);
+      std::swap(sums, other);
+    };
+    if (static_cast<size_t>(last - first) * p.steps * 128 <= kResident) {
+      for (int block = 0; block < blocks; ++block) {
+        Pixels& at = x[block % 2];
+        pixels(block, listed, at);
+        for (int panel = first; panel < last; ++panel) run(at, panel_of(group, panel));
+      }
+    } else {
+      for (int panel = first; panel < last; ++panel)
+        for (int block = 0; block < blocks; ++block) {
+          Pixels& at = x[block % 2];
+          pixels(block, listed, at);
+          run(at, panel_of(group, panel));
+        }
+    }
+    while (finisher.more()) finisher.step();
+  }
+
+  Panel panel_of(int group, int index) const {
+    const int first = index * 32, packed = group * ((channels + 15) / 16) + first / 16;
+    return {std::min(32, channels - first), in_channels * group,
+            channels * group + first,       p.weight.data() + static_cast<size_t>(packed) * p.steps * 64,
+            p.bias.data() + packed * 16,    p.multiplier.data() + packed * 16};
+  }
+
+  // The sums of a block, V vectors of 16 channels; between the products, the block before it is finished.
+  template <int V, typename Finisher>
+  INT8D_INLINE inline void multiply(const Pixels& x, const Panel& to, int32_t* sums, Finisher& finisher,
+                                    int between) const {
+    auto finish = [&]() INT8D_INLINE {
+      for (int i = between; i > 0 && finisher.more(); --i) finisher.step();
+    };
+    _tile_loadd(0, to.bias, 0);
+    _tile_loadd(2, to.bias, 0);
+    if constexpr (V == 2) {
+      _tile_loadd(1, to.bias + 16, 0);
+      _tile_loadd(3, to.bias + 16, 0);
+    }
+    const int8_t* w = to.weight;
+    const size_t w2 = static_cast<size_t>(p.steps) * 64;
+    const uint8_t *a = x.in[0] + to.in_channel, *b = x.in[1] + to.in_channel;
     const ptrdiff_t stride = s.sw * call.in.pixel;
-    const ptrdiff_t* offset = offsets.data();
-    for (const ConvSegment& segment : p.segments) {
-      const uint8_t* a = x.in[0] + in_channel + *offset;
-      const uint8_t* b = x.in[1] + in_channel + *offset++;
-      for (int step = 0; step < segment.steps; step += kRows, a += amx::kRowBytes, b += amx::kRowBytes) {
-        _tile_loadd(4, a, stride);
-        _tile_loadd(6, w, amx::kRowBytes);
-        _tile_dpbusd(0, 4, 6);
-        _tile_loadd(5, b, stride);
-        _tile_dpbusd(2, 5, 6);
-        if constexpr (V == 2) {
-          _tile_loadd(7, w + w2, amx::kRowBytes);
-          _tile_dpbusd(1, 4, 7);
-          _tile_dpbusd(3, 5, 7);
-        }
-        w += kTileBytes;
+    for (const ptrdiff_t *offset = offsets, *end = offset + runs; offset != end; ++offset, w += kTileBytes) {
+      _tile_loadd(4, a + *offset, stride);
+      _tile_loadd(6, w, amx::kRowBytes);
+      _tile_dpbusd(0, 4, 6);
+      finish();
+      _tile_loadd(5, b + *offset, stride);
+      _tile_dpbusd(2, 5, 6);
+      finish();
+      if constexpr (V == 2) {
+        _tile_loadd(7, w + w2, amx::kRowBytes);
+        _tile_dpbusd(1, 4, 7);
+        finish();
+        _tile_dpbusd(3, 5, 7);
+        finish();
       }
     }
-    constexpr int kTile = kTileBytes / 4;
+    // The second tile's pixels follow the first one's.
+    int32_t* const second = sums + cut.width * 16;
     _tile_stored(0, sums, amx::kRowBytes);
-    _tile_stored(2, sums + 2 * kTile, amx::kRowBytes);
+    finish();
+    _tile_stored(2, second, amx::kRowBytes);
+    finish();
     if constexpr (V == 2) {
-      _tile_stored(1, sums + kTile, amx::kRowBytes);
-      _tile_stored(3, sums + 3 * kTile, amx::kRowBytes);
+      _tile_stored(1, sums + kAmxPixels * 16, amx::kRowBytes);
+      finish();
+      _tile_stored(3, second + kAmxPixels * 16, amx::kRowBytes);
     }
+    while (finisher.more()) finisher.step();
   }
 
-  // Sums to bytes: four vectors, 2 or 4 pixels, at a time.
-  template <int V, bool Summed>
-  void finish(const Pixels& x, const float* multiplier, int out_channel, uint32_t mask) const {
-    constexpr int kPixels = 4 / V;
-    const avx512::Finish f = epilogue.finish;
-    __m512 m[V];
-    unroll<V>([&](auto v) INT8D_INLINE { m[v] = _mm512_loadu_ps(multiplier + 16 * v); });
-    for (int half = 0; half < 2; ++half)
-      for (int first = 0; first < cut.width; first += kPixels) {
-        auto pixel = [&](int i) INT8D_INLINE { return std::min(first + i, cut.width - 1); };
-        auto q = [&](auto i) INT8D_INLINE {
-          constexpr int v = i % V;
-          const int at = pixel(i / V);
-          const __m512i sum = _mm512_load_si512(sums + ((half * 2 + v) * kRows + at) * 16);
-          if constexpr (Summed)
-            return avx512::sum_narrow(
-                sum, m[v], avx512::load16(x.residual[half * kRows + at] + out_channel + 16 * v, mask >> (16 * v)),
-                *epilogue.sum);
-          else
-            return avx512::round_narrow(sum, m[v]);
-        };
-        using std::integral_constant;
-        const __m512i bytes = avx512::finish4(q(integral_constant<int, 0>()), q(integral_constant<int, 1>()),
-                                              q(integral_constant<int, 2>()), q(integral_constant<int, 3>()), f);
-        unroll<kPixels>([&](auto i) INT8D_INLINE {
-          uint8_t* out = x.out[half * kRows + pixel(i)] + out_channel;
-          if constexpr (V == 2)
-            avx512::store32(out, _mm512_extracti64x4_epi64(bytes, i), mask);
-          else
-            avx512::store16(out, _mm512_extracti32x4_epi32(bytes, i), mask);
-        });
+  // Panels first .. last - 1 of one group.
+  void panels(int group, int first, int last) {
+    const int whole = std::clamp(channels / 32, first, last);
+    const bool plain = cut.plain(s), summed = epilogue.sum.has_value();
+    auto each = [&]<bool Summed>(std::bool_constant<Summed>) {
+      if (first < whole) {
+        if (plain)
+          sweep<PlainFinisher<Summed, true>>(group, first, whole, false);
+        else
+          sweep<ListFinisher<2, Summed>>(group, first, whole, true);
       }
-  }
-
-  // The rare case, see ConvPacked::narrow.
-  [[gnu::noinline]] void finish_wide(const Pixels& x, const float* multiplier, int out_channel, int channels) const {
-    for (int half = 0; half < 2; ++half)
-      for (int i = 0; i < cut.width; ++i)
-        for (int c = 0; c < channels; ++c) {
-          const int32_t sum = sums[((half * 2 + c / 16) * kRows + i) * 16 + c % 16];
-          const uint8_t residual = call.add ? x.residual[half * kRows + i][out_channel + c] : 0;
-          x.out[half * kRows + i][out_channel + c] = int8d::finish(sum, multiplier[c], residual, epilogue.output);
-        }
-  }
-
-  void run(const Pixels& x, int panel) const {
-    const int panels_of_group = (p.channels_of_group() + 31) / 32, g = panel / panels_of_group;
-    const int first = panel % panels_of_group * 32, channels = std::min(32, p.channels_of_group() - first);
-    const int packed = g * p.panels_of_group() + first / 16;
-    const size_t panel_bytes = static_cast<size_t>(p.steps) * 64;
-    const int8_t* w = p.weight.data() + static_cast<size_t>(packed) * panel_bytes;
-    const int32_t* bias = p.bias.data() + packed * 16;
-    const float* multiplier = p.multiplier.data() + packed * 16;
-    const int in_channel = g * (s.ic / s.groups), out_channel = g * p.channels_of_group() + first;
-    if (channels > 16)
-      multiply<2>(x, w, panel_bytes, bias, in_channel);
-    else
-      multiply<1>(x, w, 0, bias, in_channel);
-    const uint32_t mask = channels == 32 ? ~0u : (1u << channels) - 1;
-    if (!epilogue.narrow) [[unlikely]]
-      return finish_wide(x, multiplier, out_channel, channels);
-    if (channels > 16)
-      epilogue.sum ? finish<2, true>(x, multiplier, out_channel, mask)
-                   : finish<2, false>(x, multiplier, out_channel, mask);
-    else
-      epilogue.sum ? finish<1, true>(x, multiplier, out_channel, mask)
-                   : finish<1, false>(x, multiplier, out_channel, mask);
+      if (whole < last) {
+        if (channels % 32 <= 16)
+          sweep<ListFinisher<1, Summed>>(group, whole, last, true);
+        else if (plain)
+          sweep<PlainFinisher<Summed, false>>(group, whole, last, false);
+        else
+          sweep<ListFinisher<2, Summed>>(group, whole, last, true);
+      }
+    };
+    if (epilogue.narrow) return summed ? each(std::true_type()) : each(std::false_type());
+    if (first < whole) sweep<WideFinisher<2>>(group, first, whole, true);
+    if (whole < last)
+      channels % 32 <= 16 ? sweep<WideFinisher<1>>(group, whole, last, true)
+                          : sweep<WideFinisher<2>>(group, whole, last, true);
   }
 
   // Rows first_row .. first_row + rows - 1 of map n.
@@ -200,22 +390,11 @@ struct Runner {
       if (run.cycles() < cut.cycles()) cut = run;
     }
     const amx::Tiles tiles(cut.width);
-    const int blocks = (cut.tiles + 1) / 2;
-    // Weights that stay in L2 are read again for every block; larger ones only once, and the pixels again.
-    constexpr size_t kResident = 768 * 1024;
-    const size_t weights = static_cast<size_t>(call.panel_end - call.panel_begin) * p.steps * 128;
-    Pixels x;
-    if (weights <= kResident) {
-      for (int block = 0; block < blocks; ++block) {
-        pixels(block, x);
-        for (int panel = call.panel_begin; panel < call.panel_end; ++panel) run(x, panel);
-      }
-    } else {
-      for (int panel = call.panel_begin; panel < call.panel_end; ++panel)
-        for (int block = 0; block < blocks; ++block) {
-          pixels(block, x);
-          run(x, panel);
-        }
+    const int of_group = (channels + 31) / 32;
+    for (int panel = call.panel_begin; panel < call.panel_end;) {
+      const int group = panel / of_group, end = std::min(call.panel_end, (group + 1) * of_group);
+      panels(group, panel % of_group, panel % of_group + end - panel);
+      panel = end;
     }
   }
 };
@@ -226,9 +405,13 @@ void conv_u8s8_32x32_amx(const ConvCall& call) {
   const ConvPacked& p = *call.packed;
   const ConvShape& s = p.shape;
   const Epilogue epilogue(p.output(call), p.narrow);
-  Runner r{call, p, s, epilogue, {}, reinterpret_cast<int32_t*>(call.scratch), call.scratch + 4 * kTileBytes, 0, 0, {}};
-  for (size_t i = 0; i < p.segments.size(); ++i)
-    r.offsets[i] = p.segments[i].ky * s.dh * call.in.row + p.segments[i].kx * s.dw * call.in.pixel;
+  const AmxScratch scratch(s, p.steps);
+  ptrdiff_t* const offsets = reinterpret_cast<ptrdiff_t*>(call.scratch + scratch.offsets);
+  ptrdiff_t* offset = offsets;
+  for (const ConvSegment& segment : p.segments)
+    for (int step = 0; step < segment.steps; step += kRows)
+      *offset++ = segment.ky * s.dh * call.in.row + segment.kx * s.dw * call.in.pixel + 4 * step;
+  Runner r{call, p, s, epilogue, offsets, reinterpret_cast<int32_t*>(call.scratch), call.scratch + scratch.nowhere};
   for (int row = call.row_begin; row < call.row_end;) {
     r.n = row / s.oh;
     r.first_row = row % s.oh;

@@ -13,9 +13,7 @@ size_t conv_packed_bytes(const ConvPacked& p) {
   return p.weight.bytes() + p.weight16.bytes() + p.bias.bytes() + p.multiplier.bytes() + p.extra_weight.bytes();
 }
 
-namespace {
-
-std::vector<ConvSegment> segments_of(const ConvShape& s, int run) {
+std::vector<ConvSegment> conv_segments(const ConvShape& s, int run) {
   std::vector<ConvSegment> segments;
   const int icg = s.ic / s.groups;
   const bool whole_rows = s.dw == 1 && s.groups == 1;
@@ -26,6 +24,8 @@ std::vector<ConvSegment> segments_of(const ConvShape& s, int run) {
     }
   return segments;
 }
+
+namespace {
 
 // Splits the step's saturating pairs into w1 (in place) + w2; true where there was one.
 bool split_step(int8_t* step, int8_t* rest, int panel) {
@@ -69,7 +69,7 @@ ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating, in
   p.out_zp = def.out_zp;
   p.narrow = is_narrow(def);
   p.panel = panel;
-  p.segments = segments_of(s, run);
+  p.segments = conv_segments(s, run);
   for (const ConvSegment& segment : p.segments) p.steps += segment.steps;
   const int panels = s.groups * p.panels_of_group();
   const size_t panel_bytes = static_cast<size_t>(p.steps) * panel * 4;

@@ -44,10 +44,24 @@ struct ConvPacked {
 // Whether |acc * multiplier| < 2^30 for every channel, from weights [oc][k] and u8 inputs.
 bool is_narrow(const ConvDef& def);
 
+// The segments of a convolution, their steps padded to a multiple of `run`.
+std::vector<ConvSegment> conv_segments(const ConvShape& s, int run);
+
 // Packs for panels of `panel` channels. With split_saturating, no two weights that vpmaddubsw adds can saturate:
 // where a same-sign pair exceeds 128 in sum, the step keeps w1 and an extra step holds w2 (w = w1 + w2).
 // Every segment's steps are padded to a multiple of `run`.
 ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating, int run = 1);
+
+// What AMX's kernel keeps in its scratch: the sums of two blocks, a place for outputs that nobody wants, and the
+// offsets of the runs of input bytes; all but the sums' place in bytes from its beginning.
+constexpr int kAmxPixels = 32, kAmxSums = 2 * 2 * kAmxPixels * 16;
+struct AmxScratch {
+  size_t nowhere, offsets, bytes;
+  AmxScratch(const ConvShape& s, int steps)
+      : nowhere(kAmxSums * sizeof(int32_t)),
+        offsets(nowhere + (static_cast<size_t>(s.oc) + 127) / 64 * 64),
+        bytes(offsets + static_cast<size_t>(steps) / 16 * sizeof(ptrdiff_t)) {}
+};
 
 #define INT8D_CONV(name, isa, panel, split, tables) void name(const ConvCall&);
 #define INT8D_WINOGRAD(name, isa) void name(const ConvCall&);
