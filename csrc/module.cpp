@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include "kernels/common/cpu.h"
+#include "kernels/peak/peak.h"
 #include "program/program.h"
 
 namespace py = pybind11;
@@ -108,6 +109,9 @@ PYBIND11_MODULE(_kernels, m) {
   m.def(
       "resolve_isa", [](const std::string& name) { return int8d::isa_name(int8d::resolve_isa(name)); },
       py::arg("isa") = "auto");
+  m.def(
+      "peak_gmacs", [](const std::string& name) { return int8d::peak_gmacs(int8d::resolve_isa(name)); },
+      py::arg("isa") = "auto", py::call_guard<py::gil_scoped_release>());
 
   py::class_<Program>(m, "Program")
       .def("run", &run, py::arg("inputs"), py::arg("outputs"))

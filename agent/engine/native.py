@@ -61,6 +61,11 @@ def kernels_digest() -> str:
     return hashlib.sha256(Path(_kernels.__file__).read_bytes()).hexdigest()[:32]
 
 
+def peak_gmacs(isa: str) -> float:
+    """10^9 multiply-accumulates a second of one thread when nothing but registers is touched; 0 for the reference."""
+    return _kernels.peak_gmacs(isa) if available() else 0.0
+
+
 class NativeSegment:
     """Consecutive nodes as one program. ``inputs`` and ``outputs`` name the tensors that cross its border."""
 

@@ -30,11 +30,8 @@ struct Cut {
   int total;    // pixels of that run
   int pitch;    // from row to row of that run
 
-  // Whether a tile's pixels lie side by side in the output, and are even in number.
-  bool plain(const ConvShape& s) const { return width % 2 == 0 && (per_row || pitch == s.ow); }
-
-  // A product takes about 13 cycles even where it has fewer rows; tiles are taken in pairs.
-  int cycles() const { return (tiles + 1) / 2 * 2 * std::max(13, width); }
+  // A product takes about 13 cycles even where it has fewer rows; tiles are taken in pairs. A third more for lists.
+  int cycles(bool listed) const { return (tiles + 1) / 2 * 2 * std::max(13, width) * (listed ? 4 : 3); }
 
   static Cut by_rows(const ConvShape& s, int rows) {
     const int per_row = (s.ow + kRows - 1) / kRows;
@@ -234,6 +231,7 @@ struct Runner {
   int runs = p.steps / kRows, in_channels = s.ic / s.groups, channels = s.oc / s.groups;
   int n = 0, first_row = 0;  // of the map, and the first of its rows to be done
   Cut cut{};
+  bool plain = false;  // tiles have an even number of pixels, side by side in the outputs
 
   void pixels(int block, bool listed, Pixels& x) const {
     for (int half = 0; half < 2; ++half) {
@@ -357,7 +355,7 @@ struct Runner {
   // Panels first .. last - 1 of one group.
   void panels(int group, int first, int last) {
     const int whole = std::clamp(channels / 32, first, last);
-    const bool plain = cut.plain(s), summed = epilogue.sum.has_value();
+    const bool summed = epilogue.sum.has_value();
     auto each = [&]<bool Summed>(std::bool_constant<Summed>) {
       if (first < whole) {
         if (plain)
@@ -385,9 +383,13 @@ struct Runner {
   void map(int rows) {
     const int pitch = static_cast<int>(call.in.row / call.in.pixel);
     cut = Cut::by_rows(s, rows);
+    plain = cut.width % 2 == 0;
     if (s.sh == 1 && s.sw == 1) {
-      const Cut run = Cut::in_one(s, rows, pitch);
-      if (run.cycles() < cut.cycles()) cut = run;
+      auto dense = [&](const View& v) { return v.row == v.pixel * s.ow; };
+      const Cut one = Cut::in_one(s, rows, pitch);
+      const bool side_by_side =
+          one.width % 2 == 0 && pitch == s.ow && dense(call.out) && (!call.add || dense(call.residual));
+      if (one.cycles(!side_by_side) < cut.cycles(!plain)) cut = one, plain = side_by_side;
     }
     const amx::Tiles tiles(cut.width);
     const int of_group = (channels + 31) / 32;

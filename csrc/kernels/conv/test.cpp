@@ -50,14 +50,16 @@ TEST(conv_kernels_give_the_reference_bytes) {
     r.fill(input.data(), in_bytes + kOverread);
     const View in{input.data() + (static_cast<ptrdiff_t>(s.pad_top) * columns + s.pad_left) * s.ic,
                   static_cast<ptrdiff_t>(rows) * columns * s.ic, static_cast<ptrdiff_t>(columns) * s.ic, s.ic};
-    const size_t count = static_cast<size_t>(s.batch) * s.oh * s.ow * s.oc;
+    // The output's and the residual's maps may have halos of their own: whole rows below, pixels to the right.
+    const int below = r.in(0, 1), right = r.in(0, 2), residual_right = r.in(0, 1) ? right : r.in(0, 2);
+    const size_t count = static_cast<size_t>(s.batch) * (s.oh + below) * (s.ow + 2) * s.oc;
     std::vector<uint8_t> expected, residual(count + kOverread);
     r.fill(residual.data(), residual.size());
     const AddParams add{def.out_zp, r.in(0, 255), r.real(0.1f, 2), r.real(0.1f, 2), r.in(0, 20), r.in(200, 255), 77};
     const bool summed = r.in(0, 1), looked_up = r.in(0, 2) == 0;
-    auto view = [&](uint8_t* data) {
-      const ptrdiff_t row = static_cast<ptrdiff_t>(s.ow) * s.oc;
-      return View{data, row * s.oh, row, s.oc};
+    auto view = [&](uint8_t* data, int halo) {
+      const ptrdiff_t row = static_cast<ptrdiff_t>(s.ow + halo) * s.oc;
+      return View{data, row * (s.oh + below), row, s.oc};
     };
     for (const ConvKernel& kernel : conv_kernels()) {
       if (!isa_supported(kernel.isa) || !kernel.accepts(s)) continue;
@@ -70,8 +72,8 @@ TEST(conv_kernels_give_the_reference_bytes) {
       ConvCall call;
       call.packed = packed.get();
       call.in = in;
-      call.out = view(output.data());
-      call.residual = view(residual.data());
+      call.out = view(output.data(), right);
+      call.residual = view(residual.data(), residual_right);
       call.add = summed ? &add : nullptr;
       call.table = looked_up ? table : nullptr;
       call.scratch = scratch.data();
