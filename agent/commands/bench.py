@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from typing import Any
 
 import msgspec
+
+from agent.commands import tuning
+from agent.engine import Tuning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--isa", help="the most that int8d, and each peer as far as it can be limited, may use")
     parser.add_argument("--layers", action="store_true", help="the time of each layer")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure each contender (default: 2)")
+    parser.add_argument("--tune", action="store_true", help="time the kernel choices first, and remember the best")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    tuning.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,28 +35,41 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as e:
         raise InputError(f"--threads takes numbers, not '{args.threads}'") from e
     failed = False
+    known = tuning.remembered(args)
     for count in threads:
+        if args.tune:
+            tune(args.model, count, args.backend, args.isa or "auto", known)
         if args.vs:
             from agent.peers.judge import compare
 
-            result = compare(args.model, args.vs.split(","), count, args.seconds, args.isa)
+            result = compare(args.model, args.vs.split(","), count, args.seconds, args.isa, known.folder)
             text = compared(result)
             failed = failed or bool(result["failed"])
         else:
-            result = measure(args.model, count, args.backend, args.seconds, args.isa or "auto")
+            result = measure(args.model, count, args.backend, args.seconds, args.isa or "auto", known)
             text = (
                 f"{result['model']} on {result['backend']} ({result['isa']}), {count} threads, {result['runs']} runs: "
                 f"min {result['min_ms']:.3f} ms, p50 {result['p50_ms']:.3f} ms, p95 {result['p95_ms']:.3f} ms, "
                 f"{result['gmac_per_s']:.1f} GMAC/s at the median"
             )
         if args.layers:
-            result["layers"] = layers(args.model, count, args.backend, args.isa or "auto")
+            result["layers"] = layers(args.model, count, args.backend, args.isa or "auto", known)
             text += "\n" + "\n".join(
                 f"  {r['us']:9.1f} us  {r['gmac_per_s']:6.1f} GMAC/s  {r['name']:24} {r['kernel']}"
                 for r in result["layers"]
             )
         print(msgspec.json.encode(result).decode() if args.json else text, flush=True)
     return 2 if failed else 0
+
+
+def tune(path: str, threads: int, backend: Any, isa: str, known: Tuning) -> None:
+    """Tunes a model, whatever is remembered, and says on stderr what came of it."""
+    from agent.engine import load
+    from agent.engine.tuner import BUDGET_S
+
+    found = load(path, threads, backend, isa, tuning=Tuning(known.folder, BUDGET_S, again=True)).tuned
+    if found is not None:
+        print(f"tuned for {threads} threads: {found.answer}", file=sys.stderr)
 
 
 def compared(result: dict[str, Any]) -> str:
@@ -81,12 +100,13 @@ def compared(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def layers(path: str, threads: int, backend: Any, isa: str = "auto", runs: int = 200) -> list[dict[str, Any]]:
+def layers(
+    path: str, threads: int, backend: Any, isa: str = "auto", tuning: Tuning | None = None, runs: int = 200
+) -> list[dict[str, Any]]:
     """The median microseconds of each node that takes any, in order."""
-    from agent.engine import load
-    from agent.peers.timing import noise
+    from agent.engine import load, noise
 
-    engine = load(path, threads, backend, isa, spin_us=2000)
+    engine = load(path, threads, backend, isa, spin_us=2000, tuning=tuning)
     inputs = noise(engine)
     taken = [engine.profile(inputs) for _ in range(runs)]
     rows = []
@@ -98,12 +118,14 @@ def layers(path: str, threads: int, backend: Any, isa: str = "auto", runs: int =
     return rows
 
 
-def measure(path: str, threads: int, backend: Any, seconds: float, isa: str = "auto") -> dict[str, Any]:
+def measure(
+    path: str, threads: int, backend: Any, seconds: float, isa: str = "auto", tuning: Tuning | None = None
+) -> dict[str, Any]:
     """Times ``Engine.run`` on seeded noise, warm. Milliseconds."""
-    from agent.engine import load
-    from agent.peers.timing import figures, noise, timed_slice
+    from agent.engine import load, noise
+    from agent.peers.timing import figures, timed_slice
 
-    engine = load(path, threads, backend, isa)
+    engine = load(path, threads, backend, isa, tuning=tuning)
     inputs = noise(engine)
     timed_slice(lambda: engine.run(inputs), min(0.5, seconds / 4))  # warm
     times = timed_slice(lambda: engine.run(inputs), seconds)

@@ -20,7 +20,8 @@ import msgspec
 
 class Task(msgspec.Struct):
     """name: ``int8d`` or a peer. path: the model file. cores: where to run, none for anywhere. isa: the most that it
-    may use. outputs: the file that the first run's outputs are written to (.npz)."""
+    may use. outputs: the file that the first run's outputs are written to (.npz).
+    tuner_folder: where int8d looks for the tuner's answer."""
 
     name: str
     path: str
@@ -28,6 +29,7 @@ class Task(msgspec.Struct):
     cores: list[int]
     isa: str | None
     outputs: str
+    tuner_folder: str | None = None
 
 
 def main() -> None:
@@ -68,13 +70,14 @@ class _Contender:
 
         import numpy as np
 
-        from agent.engine import load
+        from agent.engine import Tuning, load, noise
         from agent.modelfile import read
-        from agent.peers import runners, timing
+        from agent.peers import runners
 
         model = read(task.path)
-        engine = load(model, task.threads, spin_us=2000)
-        inputs = dict(model.golden[0].inputs) if model.golden else timing.noise(engine)
+        tuning = Tuning(task.tuner_folder) if task.tuner_folder and task.name == "int8d" else None
+        engine = load(model, task.threads, spin_us=2000, tuning=tuning)
+        inputs = dict(model.golden[0].inputs) if model.golden else noise(engine)
         self.described: dict[str, Any] = {"limit": limit}
         if task.name == "int8d":
             self.isa = engine.isa

@@ -40,11 +40,17 @@ class ContenderFailedError(BackendError):
 
 
 def compare(
-    path: str | os.PathLike[str], peers: Sequence[str], threads: int, seconds: float, isa: str | None = None
+    path: str | os.PathLike[str],
+    peers: Sequence[str],
+    threads: int,
+    seconds: float,
+    isa: str | None = None,
+    tuner_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Figures of each contender, ours first; see docs/performance.md for what a field means.
 
     seconds: how long each contender is timed. isa: the most that every contender may use, as far as it can be limited.
+    tuner_folder: where int8d looks for the tuner's answer; None: it takes the default choices.
     A peer that is missing or fails is named in ``failed``, with the reason; the others are timed. Raises
     ``BackendError`` for a peer that does not exist, or where int8d itself fails.
     """
@@ -52,7 +58,7 @@ def compare(
     read(path)  # a bad file is an error of its own
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ours = stack.enter_context(Contender("int8d", path, threads, isa, folder))
+        ours = stack.enter_context(Contender("int8d", path, threads, isa, folder, tuner_folder))
         running, failed = {"int8d": ours}, {}
         for name in peers:
             try:
@@ -130,11 +136,16 @@ def agreement(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 class Contender:
     """The judge's end of ``agent.peers.contender``: ready and stopped once made; runs only within ``ask``."""
 
-    def __init__(self, name: str, path: str | os.PathLike[str], threads: int, isa: str | None, folder: Path) -> None:
+    def __init__(
+        self, name: str, path: str | os.PathLike[str], threads: int, isa: str | None, folder: Path,
+        tuner_folder: Path | None = None,
+    ) -> None:  # fmt: skip
         self.name = name
         cores = sorted(os.sched_getaffinity(0))
         npz = folder / f"{name}.npz"
-        task = Task(name, os.fspath(path), threads, cores[:threads] if threads <= len(cores) else [], isa, str(npz))
+        pinned = cores[:threads] if threads <= len(cores) else []
+        answers = str(tuner_folder) if tuner_folder else None
+        task = Task(name, os.fspath(path), threads, pinned, isa, str(npz), answers)
         self._log: IO[bytes] = (folder / f"{name}.log").open("w+b")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "agent.peers.contender"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

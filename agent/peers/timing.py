@@ -1,14 +1,10 @@
-"""How a call is timed: slices, their figures, and inputs to feed it."""
+"""How a call is timed: slices, and their figures."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
-
-from agent.engine import Engine
 
 WARM_S = 0.01  # a slice's first calls fill the caches that others emptied, and wake sleeping threads
 
@@ -43,13 +39,3 @@ def figures(nanoseconds: Sequence[int], macs: int) -> dict[str, float]:
         "p95_ms": ordered[n * 95 // 100] / 1e6,
         "gmac_per_s": macs / p50,
     }
-
-
-def noise(engine: Engine) -> dict[str, Any]:
-    """Seeded inputs that fit the engine."""
-    rng = np.random.default_rng(0)
-    inputs: dict[str, Any] = {}
-    for info in engine.inputs.values():
-        bytes_ = rng.integers(0, 256, info.shape).astype(np.uint8)
-        inputs[info.name] = {"u8": bytes_, "s8": bytes_.view(np.int8), "f32": bytes_.astype(np.float32)}[info.dtype]
-    return inputs

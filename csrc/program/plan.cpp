@@ -23,29 +23,6 @@ bool looks_up(const Op& op) {
   return false;
 }
 
-// For each operator the sum or the table that takes it over, or -1: a convolution whose only reader is an addition or
-// a table is computed where that one stands, which then costs no pass of its own. The bytes are the same
-// (numerics.md, 7).
-std::vector<int> find_fusions(const Sketch& sketch) {
-  const std::vector<int> readers = count_readers(sketch);
-  std::vector<int> producer(sketch.tensors.size(), -1), into(sketch.ops.size(), -1);
-  for (size_t i = 0; i < sketch.ops.size(); ++i) {
-    const Op& op = sketch.ops[i];
-    producer[static_cast<size_t>(op.output)] = static_cast<int>(i);
-    const bool sum = std::holds_alternative<AddOp>(op.params);
-    if (!sum && !std::holds_alternative<LutOp>(op.params)) continue;
-    int best = -1;  // the later of the two, if both could be
-    for (int input : op.inputs) {
-      const int from = producer[static_cast<size_t>(input)];
-      if (from < 0 || readers[static_cast<size_t>(input)] != 1) continue;
-      const Op& source = sketch.ops[static_cast<size_t>(from)];
-      if (sum ? std::holds_alternative<ConvOp>(source.params) : looks_up(source)) best = std::max(best, from);
-    }
-    if (best >= 0) into[static_cast<size_t>(best)] = static_cast<int>(i);
-  }
-  return into;
-}
-
 void widen(Place& place, const ConvShape& s, const Tensor& in) {
   // What the last window needs to the right and below may be less than the padding, and never less than nothing.
   place.top = std::max(place.top, s.pad_top);
@@ -123,8 +100,43 @@ size_t weights(const Op& op) {
 
 }  // namespace
 
+// A convolution whose only reader is an addition or a table can be computed where that one stands, which then costs no
+// pass of its own. The bytes are the same (numerics.md, 7).
+std::vector<int> find_takers(const Sketch& sketch) {
+  const std::vector<int> readers = count_readers(sketch);
+  std::vector<int> producer(sketch.tensors.size(), -1), takers(sketch.ops.size(), -1);
+  for (size_t i = 0; i < sketch.ops.size(); ++i) {
+    const Op& op = sketch.ops[i];
+    producer[static_cast<size_t>(op.output)] = static_cast<int>(i);
+    const bool sum = std::holds_alternative<AddOp>(op.params);
+    if (!sum && !std::holds_alternative<LutOp>(op.params)) continue;
+    for (int input : op.inputs) {
+      const int from = producer[static_cast<size_t>(input)];
+      if (from < 0 || readers[static_cast<size_t>(input)] != 1) continue;
+      const Op& source = sketch.ops[static_cast<size_t>(from)];
+      const bool conv = std::holds_alternative<ConvOp>(source.params);
+      if (conv || (!sum && std::holds_alternative<DepthwiseOp>(source.params)))
+        takers[static_cast<size_t>(from)] = static_cast<int>(i);
+    }
+  }
+  return takers;
+}
+
+std::vector<int> find_fusions(const Sketch& sketch, const std::vector<int>& takers) {
+  std::vector<int> into(sketch.ops.size(), -1), taken(sketch.ops.size(), -1);  // taken: by taker
+  for (size_t i = 0; i < sketch.ops.size(); ++i) {
+    if (takers[i] < 0 || !sketch.ops[i].choice.fused) continue;
+    const auto taker = static_cast<size_t>(takers[i]);
+    if (std::holds_alternative<LutOp>(sketch.ops[taker].params) && !looks_up(sketch.ops[i])) continue;
+    if (taken[taker] >= 0) into[static_cast<size_t>(taken[taker])] = -1;  // of two, the later one
+    taken[taker] = static_cast<int>(i);
+    into[i] = takers[i];
+  }
+  return into;
+}
+
 std::unique_ptr<Program::Impl> plan(Sketch sketch) {
-  const std::vector<int> into = find_fusions(sketch);
+  const std::vector<int> into = find_fusions(sketch, find_takers(sketch));
   std::vector<Place> places = find_places(sketch);
   const size_t bytes = place_all(sketch, into, places);
   std::vector<const Op*> fused(sketch.ops.size(), nullptr);  // by taker: the convolution that it takes over
@@ -142,7 +154,7 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
       continue;
     }
     if (std::holds_alternative<ReshapeOp>(op.params) && out.root != op.output) {
-      program->infos.push_back({{op.name}, "alias", 0});
+      program->infos.push_back({{op.name}, "alias", 0, Split::automatic});
       continue;
     }
     program->steps.push_back(fused[i] ? bind(*program, *fused[i], &op) : bind(*program, op, nullptr));

@@ -56,6 +56,15 @@ struct Program::Impl {
 
 std::unique_ptr<Program::Impl> plan(Sketch sketch);
 
+// For each operator the sum or the table that could take it over, or -1.
+std::vector<int> find_takers(const Sketch& sketch);
+// For each operator the one that does take it over, or -1: by its choice, its kernel, and which others could be.
+std::vector<int> find_fusions(const Sketch& sketch, const std::vector<int>& takers);
+
+// How a convolution is divided, where `wanted` may be impossible.
+Split resolve_split(Split wanted, const ConvShape& shape, int panels, int workers);
+std::vector<Option> options_of(const Sketch& sketch);
+
 // Appends the steps that run `op` (steps.cpp); `taker` is the sum or the table fused into a
 // convolution, or null.
 Step bind(const Program::Impl& program, const Op& op, const Op* taker);

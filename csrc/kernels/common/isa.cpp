@@ -1,5 +1,6 @@
 #include "isa.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -87,12 +88,16 @@ const char* isa_name(Isa isa) {
   return "?";
 }
 
-bool isa_supported(Isa isa) { return isa == Isa::ref || detect(isa); }
+bool isa_supported(Isa isa) {
+  // Asked once: CPUID takes microseconds, under a hypervisor tens of them, and every operator of a model asks.
+  static const std::vector<Isa> have = supported_isas();
+  return std::find(have.begin(), have.end(), isa) != have.end();
+}
 
 std::vector<Isa> supported_isas() {
   std::vector<Isa> found;
   for (Isa isa : kAll)
-    if (isa_supported(isa)) found.push_back(isa);
+    if (isa == Isa::ref || detect(isa)) found.push_back(isa);
   return found;
 }
 

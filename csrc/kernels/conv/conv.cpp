@@ -54,6 +54,7 @@ std::vector<const ConvKernel*> conv_candidates(const ConvShape& shape, Isa isa) 
   // Winograd's weights are 8 times as large: below 14x14 there are too few tiles to pay for reading them.
   const bool large = shape.oh * shape.ow >= 14 * 14 && shape.oc >= 32;
   if (large && found.size() > 1 && found[0]->isa != Isa::amx) std::swap(found[0], found[1]);
+  if (found.empty()) found.push_back(&kKernels[0]);  // the reference takes any window
   return found;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstdlib>
+#include <cstring>
 
 namespace int8d {
 
@@ -47,10 +48,11 @@ bool split_step(int8_t* step, int8_t* rest, int panel) {
 bool is_narrow(const ConvDef& def) {
   const size_t k = def.weight.size() / static_cast<size_t>(def.shape.oc);
   for (size_t c = 0; c < static_cast<size_t>(def.shape.oc); ++c) {
-    double bound = 0;
+    int64_t bound = 0;
     for (size_t i = 0; i < k; ++i) bound += std::abs(def.weight[c * k + i]);
     // A value without its zero point lies in -255..255.
-    if ((255 * bound + std::abs(static_cast<double>(def.bias[c]))) * def.multiplier[c] >= 0x1p30) return false;
+    if ((255 * static_cast<double>(bound) + std::abs(static_cast<double>(def.bias[c]))) * def.multiplier[c] >= 0x1p30)
+      return false;
   }
   return true;
 }
@@ -82,8 +84,10 @@ ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating, in
       int8_t* out = p.weight.data() + at * panel_bytes + lane * 4;
       for (const ConvSegment& segment : p.segments) {
         const int8_t* from = w + (segment.ky * s.kw + segment.kx) * icg;  // a row of taps is contiguous here, too
-        for (int i = 0; i < segment.bytes; ++i) out[static_cast<size_t>(i / 4) * panel * 4 + i % 4] = from[i];
-        out += static_cast<size_t>(segment.steps) * panel * 4;
+        const int whole = segment.bytes / 4;                              // steps
+        for (int i = 0; i < whole; ++i, out += panel * 4) std::memcpy(out, from + i * 4, 4);
+        std::memcpy(out, from + whole * 4, static_cast<size_t>(segment.bytes % 4));
+        out += static_cast<size_t>(segment.steps - whole) * panel * 4;
       }
       uint32_t sum = 0;  // modulo 2^32, as the accumulator
       for (int i = 0; i < taps * icg; ++i) sum += static_cast<uint32_t>(static_cast<int32_t>(w[i]));
