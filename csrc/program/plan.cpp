@@ -98,6 +98,21 @@ size_t weights(const Op& op) {
   return 0;
 }
 
+// While a convolution computes, it has the next step's weights fetched: not more than L2 can hold beside its own.
+// `ops`: the operator of each step, or `count` where it has none.
+std::vector<Weights> find_ahead(const std::vector<Step>& steps, const std::vector<size_t>& ops, size_t count) {
+  constexpr size_t kMost = 768 * 1024;
+  std::vector<Weights> ahead(count);
+  Weights next;
+  for (size_t i = steps.size(); i-- > 0;) {
+    if (ops[i] < count) ahead[ops[i]] = next;
+    if (!steps[i].weights.data) continue;
+    next = steps[i].weights;
+    next.bytes = std::min(next.bytes, kMost);
+  }
+  return ahead;
+}
+
 }  // namespace
 
 // A convolution whose only reader is an addition or a table can be computed where that one stands, which then costs no
@@ -142,6 +157,7 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
   std::vector<const Op*> fused(sketch.ops.size(), nullptr);  // by taker: the convolution that it takes over
   auto program = std::make_unique<Program::Impl>(std::move(sketch), std::move(places), bytes);
   const Sketch& s = program->sketch;
+  std::vector<size_t> op_of_step(s.inputs.size(), s.ops.size());
   for (size_t i = 0; i < s.inputs.size(); ++i) program->steps.push_back({{}, copy_in(*program, i), 0});
   for (size_t i = 0; i < s.ops.size(); ++i) {
     const Op& op = s.ops[i];
@@ -159,8 +175,10 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
     }
     program->steps.push_back(fused[i] ? bind(*program, *fused[i], &op) : bind(*program, op, nullptr));
     program->steps.back().index = program->infos.size();
+    op_of_step.push_back(static_cast<size_t>((fused[i] ? fused[i] : &op) - s.ops.data()));
     program->infos.push_back(program->steps.back().info);
   }
+  program->ahead = find_ahead(program->steps, op_of_step, s.ops.size());
   for (size_t i = 0; i < s.outputs.size(); ++i)
     program->steps.push_back({{}, copy_out(*program, i), program->infos.size() - 1});
   program->scratch = Aligned<uint8_t>(program->scratch_bytes * static_cast<size_t>(s.threads));

@@ -112,11 +112,13 @@ Work conv_work(const Program::Impl& program, const Op& op, const ConvOp& conv, c
   const int rows = kernel->rows(conv.shape), panels = kernel->panels(conv.shape);
   const bool split_panels = split == Split::panels;
   const Program::Impl* owner = &program;
+  const size_t index = static_cast<size_t>(&op - program.sketch.ops.data());
   return [=](int worker, int workers) {
     out.halo.fill(worker, workers);
     ConvCall mine = call;
     if (summed) mine.add = &params;
     mine.scratch = owner->scratch_of(worker);
+    mine.ahead = owner->ahead[index].of(worker, workers);
     const Range r = split_panels ? Range{0, rows} : share(rows, worker, workers, 2);
     const Range p = split_panels ? share(panels, worker, workers) : Range{0, panels};
     mine.row_begin = r.begin;
@@ -261,11 +263,17 @@ Step bind(const Program::Impl& program, const Op& op, const Op* taker) {
     info.macs = count;
     return Step{info, std::move(work), 0};
   };
+  auto with_weights = [](Step made, const ConvPacked& packed, bool by_panels) {
+    const std::span<const uint8_t> weights = conv_packed_weights(packed);
+    made.weights = {weights.data(), weights.size(), by_panels};
+    return made;
+  };
   if (const auto* o = std::get_if<ConvOp>(&op.params)) {
     const int panels = o->kernel->panels(o->shape), workers = program.sketch.threads;
     const Split split = resolve_split(op.choice.split, o->shape, panels, workers);
     if (workers > 1) info.split = split;
-    return step(o->kernel->name, conv_work(program, op, *o, taker, split), macs(o->shape));
+    return with_weights(step(o->kernel->name, conv_work(program, op, *o, taker, split), macs(o->shape)), *o->packed,
+                        split == Split::panels);
   }
   if (const auto* o = std::get_if<DepthwiseOp>(&op.params))
     return step(o->kernel->name, depthwise_work(program, op, *o, taker), macs(o->shape));

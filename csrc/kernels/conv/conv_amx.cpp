@@ -220,6 +220,23 @@ struct WideFinisher {
   }
 };
 
+// Has memory fetched to L2, evenly over `steps` steps.
+struct Fetcher {
+  const uint8_t *at, *end;
+  int lines;  // of a step
+  // No more than L3 gives in the time of a step.
+  static constexpr size_t kMost = 8;
+
+  Fetcher(std::span<const uint8_t> ahead, size_t steps)
+      : at(ahead.data()),
+        end(at + ahead.size()),
+        lines(static_cast<int>(std::min(kMost, (ahead.size() / 64 + steps - 1) / steps))) {}
+  INT8D_INLINE inline void step() {
+    if (at >= end) return;
+    for (int i = 0; i < lines; ++i, at += 64) _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+  }
+};
+
 struct Runner {
   const ConvCall& call;
   const ConvPacked& p;
@@ -274,10 +291,11 @@ struct Runner {
     const int blocks = (cut.tiles + 1) / 2;
     // Steps of the finisher between two instructions on tiles: 4 a run of the products, and 4 that store.
     const int between = (cut.width + 4 * runs + 3) / (4 * runs + 4);
+    Fetcher fetcher(call.ahead, static_cast<size_t>(blocks) * static_cast<size_t>(last - first) * runs);
     Pixels x[2];
     int32_t *sums = buffers, *other = buffers + kBuffer;
     auto run = [&](const Pixels& at, const Panel& to) INT8D_INLINE {
-      multiply<Finisher::kVectors>(at, to, sums, finisher, between);
+      multiply<Finisher::kVectors>(at, to, sums, finisher, between, fetcher);
       finisher.start(at, to, sums);
       std::swap(sums, other);
     };
@@ -307,8 +325,8 @@ struct Runner {
 
   // The sums of a block, V vectors of 16 channels; between the products, the block before it is finished.
   template <int V, typename Finisher>
-  INT8D_INLINE inline void multiply(const Pixels& x, const Panel& to, int32_t* sums, Finisher& finisher,
-                                    int between) const {
+  INT8D_INLINE inline void multiply(const Pixels& x, const Panel& to, int32_t* sums, Finisher& finisher, int between,
+                                    Fetcher& fetcher) const {
     auto finish = [&]() INT8D_INLINE {
       for (int i = between; i > 0 && finisher.more(); --i) finisher.step();
     };
@@ -337,6 +355,7 @@ struct Runner {
         _tile_dpbusd(3, 5, 7);
         finish();
       }
+      fetcher.step();
     }
     // The second tile's pixels follow the first one's.
     int32_t* const second = sums + cut.width * 16;

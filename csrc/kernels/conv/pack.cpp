@@ -9,6 +9,11 @@ namespace int8d {
 
 void ConvPackedDeleter::operator()(ConvPacked* packed) const { delete packed; }
 
+std::span<const uint8_t> conv_packed_weights(const ConvPacked& p) {
+  if (p.weight16.size()) return {reinterpret_cast<const uint8_t*>(p.weight16.data()), p.weight16.size() * 2};
+  return {reinterpret_cast<const uint8_t*>(p.weight.data()), p.weight.size()};
+}
+
 size_t conv_packed_bytes(const ConvPacked& p) {
   return p.weight.bytes() + p.weight16.bytes() + p.bias.bytes() + p.multiplier.bytes() + p.extra_weight.bytes();
 }
