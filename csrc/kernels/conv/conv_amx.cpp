@@ -225,7 +225,7 @@ struct Fetcher {
   const uint8_t *at, *end;
   int lines;  // of a step
   // No more than L3 gives in the time of a step.
-  static constexpr size_t kMost = 8;
+  static constexpr size_t kMost = 16;
 
   Fetcher(std::span<const uint8_t> ahead, size_t steps)
       : at(ahead.data()),
