@@ -12,15 +12,16 @@ int rows(const ConvShape& s) { return s.batch * s.oh; }
 size_t no_scratch(const ConvShape&) { return 0; }
 
 [[maybe_unused]] int tiles(const ConvShape& s) { return s.batch * WinogradGrid(s).tiles(); }
-[[maybe_unused]] size_t winograd_scratch(const ConvShape& s) { return WinogradScratch(s).bytes(); }
 
 // Of several that fit, the last one is the best guess.
 constexpr ConvKernel kKernels[] = {
 #define INT8D_CONV(name, isa, panel, split, tables)               \
   {#name, Isa::isa, panel, tables,    [](const ConvDef& def) { return conv_pack(def, panel, split); }, \
    name,  accepts,  rows,  no_scratch},
-#define INT8D_WINOGRAD(name, isa) \
-  {#name, Isa::isa, 32, true, winograd_pack, name, winograd_accepts, tiles, winograd_scratch},
+#define INT8D_WINOGRAD(name, isa, panel, rows, expand)                                                       \
+  {#name, Isa::isa, panel, true, [](const ConvDef& def) { return winograd_pack(def, {panel, rows, expand}); }, \
+   name,  winograd_accepts, tiles,                                                                            \
+   [](const ConvShape& s) { return WinogradScratch(s, {panel, rows, expand}).bytes(); }},
 #include "kernels.inc"
 #undef INT8D_CONV
 #undef INT8D_WINOGRAD

@@ -21,6 +21,13 @@ struct ConvExtra {
   int segment, step;
 };
 
+// What a Winograd kernel wants (winograd.h).
+struct WinogradForm {
+  int panel;    // output channels in a panel
+  int rows;     // tiles that its products take at a time
+  bool expand;  // whether it can compute U as it goes
+};
+
 struct ConvPacked {
   ConvShape shape;
   int32_t lo = 0, hi = 255, out_zp = 0;
@@ -28,8 +35,9 @@ struct ConvPacked {
   int panel = 1;                      // output channels in a panel
   int steps = 0;                      // of one panel: the sum over the segments
   std::vector<ConvSegment> segments;  // in the order of the weights
-  Aligned<int8_t> weight;             // [panels][steps][panel][4]
-  Aligned<int16_t> weight16;          // Winograd's: [panels][planes][ic / 2][panel][2]
+  WinogradForm winograd{};
+  Aligned<int8_t> weight;             // [panels][steps][panel][4]; Winograd's: [panels][ic / 2][9][panel][2], or
+  Aligned<int16_t> weight16;          // U, [panels][planes][ic / 2][panel][2]
   Aligned<int32_t> bias;              // [panels * panel], bias - in_zp * sum(w)
   Aligned<float> multiplier;          // [panels * panel]
   std::vector<ConvExtra> extras;      // of all panels, in order
@@ -49,7 +57,7 @@ bool is_narrow(const ConvDef& def);
 ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating);
 
 #define INT8D_CONV(name, isa, panel, split, tables) void name(const ConvCall&);
-#define INT8D_WINOGRAD(name, isa) void name(const ConvCall&);
+#define INT8D_WINOGRAD(name, isa, panel, rows, expand) void name(const ConvCall&);
 #include "kernels.inc"
 #undef INT8D_CONV
 #undef INT8D_WINOGRAD
