@@ -76,7 +76,8 @@ inline void store_bytes(uint8_t* out, __m128i bytes, int count) {
 
 // A table of 256 entries, 16 to a vpshufb, which looks up an index's low 4 bits, or gives 0 where its top bit is set.
 // The index falls by 16 a step, and every step at which its top bit is clear adds (xor) what tells this step's entries
-// from what the steps before it have given: for 0..127 those are the steps 0 .. q / 16, for 128..255 the 8 up to q / 16.
+// from what the steps before it have given: for 0..127 those are the steps 0 .. q / 16, for 128..255 the 8 up to q
+// / 16.
 struct Lookup {
   __m256i entries[16];
 

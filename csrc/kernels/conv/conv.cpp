@@ -18,9 +18,15 @@ constexpr ConvKernel kKernels[] = {
 #define INT8D_CONV(name, isa, panel, split, tables)               \
   {#name, Isa::isa, panel, tables,    [](const ConvDef& def) { return conv_pack(def, panel, split); }, \
    name,  accepts,  rows,  no_scratch},
-#define INT8D_WINOGRAD(name, isa, panel, rows, expand)                                                       \
-  {#name, Isa::isa, panel, true, [](const ConvDef& def) { return winograd_pack(def, {panel, rows, expand}); }, \
-   name,  winograd_accepts, tiles,                                                                            \
+#define INT8D_WINOGRAD(name, isa, panel, rows, expand)                           \
+  {#name,                                                                        \
+   Isa::isa,                                                                     \
+   panel,                                                                        \
+   true,                                                                         \
+   [](const ConvDef& def) { return winograd_pack(def, {panel, rows, expand}); }, \
+   name,                                                                         \
+   winograd_accepts,                                                             \
+   tiles,                                                                        \
    [](const ConvShape& s) { return WinogradScratch(s, {panel, rows, expand}).bytes(); }},
 #include "kernels.inc"
 #undef INT8D_CONV
@@ -38,8 +44,10 @@ std::vector<const ConvKernel*> conv_candidates(const ConvShape& shape, Isa isa) 
     if (!found.empty() && found.front()->isa < kernel.isa) found.clear();
     found.insert(found.begin(), &kernel);
   }
-  // Winograd's weights are 8 times as large: below 14x14 there are too few tiles to pay for reading them.
-  if (found.size() > 1 && shape.oh * shape.ow >= 14 * 14 && shape.oc >= 32) std::swap(found[0], found[1]);
+  // Winograd's weights are 8 times as large: below 14x14 there are too few tiles to pay for reading them, but for AVX2,
+  // whose direct form is so much slower.
+  const int least = !found.empty() && found[0]->isa == Isa::avx2 ? 7 * 7 : 14 * 14;
+  if (found.size() > 1 && shape.oh * shape.ow >= least && shape.oc >= 32) std::swap(found[0], found[1]);
   return found;
 }
 

@@ -36,13 +36,13 @@ struct ConvPacked {
   int steps = 0;                      // of one panel: the sum over the segments
   std::vector<ConvSegment> segments;  // in the order of the weights
   WinogradForm winograd{};
-  Aligned<int8_t> weight;             // [panels][steps][panel][4]; Winograd's: [panels][ic / 2][9][panel][2], or
-  Aligned<int16_t> weight16;          // U, [panels][planes][ic / 2][panel][2]
-  Aligned<int32_t> bias;              // [panels * panel], bias - in_zp * sum(w)
-  Aligned<float> multiplier;          // [panels * panel]
-  std::vector<ConvExtra> extras;      // of all panels, in order
-  std::vector<int> extra_begin;       // [panels + 1], into extras
-  Aligned<int8_t> extra_weight;       // [extras][panel][4]
+  Aligned<int8_t> weight;         // [panels][steps][panel][4]; Winograd's: [panels][ic / 2][9][panel][2], or
+  Aligned<int16_t> weight16;      // U, [panels][planes][ic / 2][panel][2]
+  Aligned<int32_t> bias;          // [panels * panel], bias - in_zp * sum(w)
+  Aligned<float> multiplier;      // [panels * panel]
+  std::vector<ConvExtra> extras;  // of all panels, in order
+  std::vector<int> extra_begin;   // [panels + 1], into extras
+  Aligned<int8_t> extra_weight;   // [extras][panel][4]
 
   Output output(const ConvCall& call) const { return {lo, hi, out_zp, call.add, call.table}; }
   int channels_of_group() const { return shape.oc / shape.groups; }

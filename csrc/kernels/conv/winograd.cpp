@@ -49,7 +49,7 @@ WinogradScratch::WinogradScratch(const ConvShape& s, const WinogradForm& form) {
   const size_t tiles = static_cast<size_t>(winograd_chunk(s, form)), panel = static_cast<size_t>(form.panel);
   v_plane = (tiles * s.ic * 2 | 64) + 128;
   m_plane = (tiles * panel * 4 | 64) + 128;
-  u_plane = winograd_expands(s, form) ? kExpanded * panel * 2 + 64 : 0;
+  u_plane = winograd_expands(s, form) ? winograd_u_plane(form.panel) : 0;
 }
 
 ConvPackedPtr winograd_pack(const ConvDef& def, const WinogradForm& form) {

@@ -32,6 +32,9 @@ ConvPackedPtr winograd_pack(const ConvDef& def, const WinogradForm& form);
 // times the bytes from beyond L2 would take longer than the products.
 bool winograd_expands(const ConvShape& s, const WinogradForm& form);
 constexpr int kExpanded = 64;  // input channels whose U is computed together
+// Bytes from plane to plane of that U; odd multiples of 64, or planes would share cache sets. The same of V and M
+// below.
+constexpr size_t winograd_u_plane(int panel) { return static_cast<size_t>(kExpanded * panel * 2 + 64); }
 
 // The tiles of all maps of a batch, in rows.
 struct WinogradGrid {
@@ -49,20 +52,13 @@ struct WinogradGrid {
 
   // Whether a tile of `outputs` lacks a point, by its index in 0, 1, -1, 2, -2, infinity.
   static bool lacks(int outputs, int point) { return (point == 3 && outputs < 3) || (point == 4 && outputs < 4); }
-
-  // How many of the first `tile` tiles have values in a plane, where the last row, or column, has none.
-  int before(int tile, bool no_last_row, bool no_last_column) const {
-    const int r = rows - no_last_row, c = columns - no_last_column;
-    const int image = tile / tiles(), row = tile % tiles() / columns, column = tile % columns;
-    return image * r * c + (row >= r ? r * c : row * c + std::min(column, c));
-  }
 };
 
 // Tiles that are worked on together.
 int winograd_chunk(const ConvShape& s, const WinogradForm& form);
 
 struct WinogradScratch {
-  size_t v_plane, m_plane, u_plane;  // bytes from plane to plane; odd multiples of 64, or they would share cache sets
+  size_t v_plane, m_plane, u_plane;
   WinogradScratch(const ConvShape& s, const WinogradForm& form);
   size_t bytes() const { return kPlanes * (v_plane + m_plane + u_plane); }
 };

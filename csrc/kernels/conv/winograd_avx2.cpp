@@ -1,5 +1,6 @@
-// Exact Winograd convolution (winograd_ymm.h), AVX2. A product is vpmaddwd + vpaddd: two of them are below 2^31, the sums
-// wrap. Three of those a cycle do 24 products, Winograd needs a quarter: at best 3 times as fast as the direct form.
+// Exact Winograd convolution (winograd_ymm.h), AVX2. A product is vpmaddwd + vpaddd: two of them are below 2^31, the
+// sums wrap. Three of those a cycle do 24 products, Winograd needs a quarter: at best 3 times as fast as the direct
+// form.
 #include "winograd_ymm.h"
 
 namespace int8d {

@@ -6,8 +6,8 @@
 // computed, kExpanded channels at a time, into a scratch that stays in L2.
 //
 // Files of several instruction sets include this one, so all of it has internal linkage: the linker must not give one
-// file's code to another. `L`, declared by each of them, is a register of one instruction set: kDwords of 32 bits, so that a
-// panel is two of them, with the operations used below.
+// file's code to another. `L`, declared by each of them, is a register of one instruction set: kDwords of 32 bits, so
+// that a panel is two of them, with the operations used below.
 #pragma once
 #include <cassert>
 #include <optional>
@@ -84,7 +84,8 @@ INT8D_INLINE inline void transform_output(const Int<L> (&m)[N + 2], Int<L> (&y)[
 // 6 0 0 | -4 -4 -4 | -4 4 -4 | 1 2 4 | 1 -2 4 | 0 0 6
 template <typename L>
 INT8D_INLINE inline void transform_weight(const Int<L> (&g)[3], Int<L> (&u)[6]) {
-  const Int<L> six = L::all16(6), minus_four = L::all16(-4);
+  Int<L> six = L::all16(6), minus_four = L::all16(-4);
+  asm("" : "+x"(six), "+x"(minus_four));  // a product is one instruction, shifts and sums for it would be three
   const Int<L> ends = L::add16(g[0], g[2]), a = L::add16(g[0], L::template shift16<2>(g[2])), b = L::add16(g[1], g[1]);
   u[0] = L::mul16(g[0], six);
   u[1] = L::mul16(L::add16(ends, g[1]), minus_four);
@@ -94,6 +95,35 @@ INT8D_INLINE inline void transform_weight(const Int<L> (&g)[3], Int<L> (&u)[6]) 
   u[5] = L::mul16(g[2], six);
 }
 
+// How many tiles have values in a plane; by whether the last row's tiles, or the last column's, lack them.
+struct Counts {
+  int of[2][2] = {};
+};
+
+// A tile on its way through the tiles of a batch.
+struct Walk {
+  const WinogradGrid& grid;
+  int n, row, column;
+  Counts before;  // since the walk began: the tile's index in the planes
+
+  Walk(const WinogradGrid& g, int tile)
+      : grid(g), n(tile / g.tiles()), row(tile % g.tiles() / g.columns), column(tile % g.columns) {}
+  void next() {
+    const bool last_row = row == grid.rows - 1, last_column = column == grid.columns - 1;
+    for (int r = 0; r < 2; ++r)
+      for (int c = 0; c < 2; ++c) before.of[r][c] += !(r && last_row) && !(c && last_column);
+    column = last_column ? 0 : column + 1;
+    if (!last_column) return;
+    row = last_row ? 0 : row + 1;
+    n += last_row;
+  }
+};
+
+// The tiles of a plane, shared out over products: `blocks` of `size` tiles, the first `larger` of them of one more.
+struct Split {
+  int blocks, size, larger;
+};
+
 // A chunk: tiles first .. last - 1, and where their values lie.
 struct Chunk {
   const ConvCall& call;
@@ -102,6 +132,7 @@ struct Chunk {
   WinogradScratch scratch;
   uint8_t *v, *m, *u;
   int first, last;
+  Split splits[2][2];  // as Counts
 
   Chunk(const ConvCall& c, int first_tile, int last_tile)
       : call(c),
@@ -112,30 +143,25 @@ struct Chunk {
         m(v + kPlanes * scratch.v_plane),
         u(m + kPlanes * scratch.m_plane),
         first(first_tile),
-        last(last_tile) {}
-
-  // The tile's place among the chunk's in a plane; by whether the last row, or column, lacks the plane's points.
-  struct Indices {
-    int at[2][2];
-  };
-  Indices indices(int tile) const {
-    Indices x;
-    for (int r = 0; r < 2; ++r)
-      for (int c = 0; c < 2; ++c) x.at[r][c] = grid.before(tile, r, c) - grid.before(first, r, c);
-    return x;
+        last(last_tile) {
+    Walk walk(grid, first);
+    for (int tile = first; tile < last; ++tile) walk.next();
+    const int rows = c.packed->winograd.rows;
+    for (int i = 0; i < 4; ++i) {
+      const int count = walk.before.of[i / 2][i % 2], blocks = (count + rows - 1) / rows;
+      splits[i / 2][i % 2] = {blocks, blocks ? count / blocks : 0, blocks ? count % blocks : 0};
+    }
   }
-  bool no_last_row(int plane) const { return WinogradGrid::lacks(grid.last_row, plane / 6); }
-  bool no_last_column(int plane) const { return WinogradGrid::lacks(grid.last_column, plane % 6); }
-  int index(int plane, const Indices& x) const { return x.at[no_last_row(plane)][no_last_column(plane)]; }
-  int count(int plane) const {
-    const bool r = no_last_row(plane), c = no_last_column(plane);
-    return grid.before(last, r, c) - grid.before(first, r, c);
+
+  template <typename T>
+  const T& in_plane(const T (&x)[2][2], int plane) const {
+    return x[WinogradGrid::lacks(grid.last_row, plane / 6)][WinogradGrid::lacks(grid.last_column, plane % 6)];
   }
 };
 
 // One tile of R x C outputs, whose first one is (y, x) of image n.
 template <typename L, int R, int C>
-void transform_inputs(const Chunk& k, int n, int y, int x, const Chunk::Indices& at) {
+void transform_inputs(const Chunk& k, int n, int y, int x, const Counts& at) {
   const View& in = k.call.in;
   const uint8_t* from = in.at(n, y - k.s.pad_top, x - k.s.pad_left);
   const size_t tile = static_cast<size_t>(k.s.ic) * 2;
@@ -144,7 +170,7 @@ void transform_inputs(const Chunk& k, int n, int y, int x, const Chunk::Indices&
     for (int j = 0; j < C + 2; ++j) {
       const int plane = plane_of<R>(i) * 6 + plane_of<C>(j);
       to[i][j] =
-          k.v + static_cast<size_t>(plane) * k.scratch.v_plane + static_cast<size_t>(k.index(plane, at)) * tile;
+          k.v + static_cast<size_t>(plane) * k.scratch.v_plane + static_cast<size_t>(k.in_plane(at.of, plane)) * tile;
     }
   for (int c = 0; c < k.s.ic; c += 2 * L::kDwords) {
     Int<L> columns[R + 2][C + 2];
@@ -164,6 +190,9 @@ void transform_inputs(const Chunk& k, int n, int y, int x, const Chunk::Indices&
 
 // U of `pairs` pairs of channels, [plane][pair][panel][2], from weights [pair][9][panel][2].
 template <typename L>
+constexpr size_t kUPlane = winograd_u_plane(2 * L::kDwords);
+
+template <typename L>
 void transform_weights(const Chunk& k, const int8_t* w, int pairs) {
   constexpr int kBytes = L::kDwords * 2;  // that fill a register with words: half a panel's
   for (int pair = 0; pair < pairs; ++pair, w += 9 * 2 * kBytes)
@@ -179,7 +208,7 @@ void transform_weights(const Chunk& k, const int8_t* w, int pairs) {
       for (int i = 0; i < 6; ++i) {
         Int<L> u[6];
         transform_weight<L>(rows[i], u);
-        for (int j = 0; j < 6; ++j) L::store(to + static_cast<size_t>(i * 6 + j) * k.scratch.u_plane, u[j]);
+        for (int j = 0; j < 6; ++j) L::store(to + static_cast<size_t>(i * 6 + j) * kUPlane<L>, u[j]);
       }
     }
 }
@@ -192,7 +221,7 @@ struct Epilogue {
 
 // One tile of R x C outputs, for the channels of a panel.
 template <typename L, int R, int C>
-void transform_outputs(const Chunk& k, int n, int y, int x, const Chunk::Indices& at, int panel, const Epilogue<L>& e) {
+void transform_outputs(const Chunk& k, int n, int y, int x, const Counts& at, int panel, const Epilogue<L>& e) {
   constexpr int kChannels = L::kDwords, kRow = 2 * kChannels * 4;
   const ConvPacked& p = *k.call.packed;
   for (int half = 0; half < 2; ++half) {
@@ -205,7 +234,7 @@ void transform_outputs(const Chunk& k, int n, int y, int x, const Chunk::Indices
       for (int i = 0; i < R + 2; ++i) {
         const int plane = plane_of<R>(i) * 6 + plane_of<C>(j);
         m[i] = L::load(k.m + static_cast<size_t>(plane) * k.scratch.m_plane +
-                       static_cast<size_t>(k.index(plane, at)) * kRow + half * (kRow / 2));
+                       static_cast<size_t>(k.in_plane(at.of, plane)) * kRow + half * (kRow / 2));
       }
       transform_output<L, R>(m, rows[j]);
     }
@@ -229,34 +258,25 @@ void transform_outputs(const Chunk& k, int n, int y, int x, const Chunk::Indices
   }
 }
 
-// run(n, y, x, its place) for every tile of a chunk, with the tile's size as constants.
+// run(n, y, x, its indices) for every tile of a chunk, with the tile's size as constants.
 template <typename F>
 void each_tile(const Chunk& k, F run) {
-  for (int tile = k.first; tile < k.last; ++tile) {
-    const int n = tile / k.grid.tiles(), row = tile % k.grid.tiles() / k.grid.columns, column = tile % k.grid.columns;
-    const Chunk::Indices at = k.indices(tile);
-    auto sized = [&](auto r) {
-      auto call = [&](auto c) { run.template operator()<decltype(r)::value, decltype(c)::value>(n, row * 4, column * 4, at); };
-      switch (k.grid.column_outputs(column)) {
-        case 4:
-          return call(std::integral_constant<int, 4>());
-        case 3:
-          return call(std::integral_constant<int, 3>());
-        default:
-          return call(std::integral_constant<int, 2>());
-      }
-    };
-    switch (k.grid.row_outputs(row)) {
-      case 4:
-        sized(std::integral_constant<int, 4>());
-        break;
-      case 3:
-        sized(std::integral_constant<int, 3>());
-        break;
-      default:
-        sized(std::integral_constant<int, 2>());
-    }
-  }
+  auto sized = [](int outputs, auto f) {
+    if (outputs == 4)
+      f(std::integral_constant<int, 4>());
+    else if (outputs == 3)
+      f(std::integral_constant<int, 3>());
+    else
+      f(std::integral_constant<int, 2>());
+  };
+  Walk walk(k.grid, k.first);
+  for (int tile = k.first; tile < k.last; ++tile, walk.next())
+    sized(k.grid.row_outputs(walk.row), [&](auto r) {
+      sized(k.grid.column_outputs(walk.column), [&](auto c) {
+        run.template operator()<decltype(r)::value, decltype(c)::value>(walk.n, walk.row * 4, walk.column * 4,
+                                                                        walk.before);
+      });
+    });
 }
 
 // M of a plane from V and U of some pairs of channels, or, to `add`, M and theirs.
@@ -265,10 +285,12 @@ void multiply_plane(const Chunk& k, int plane, int pair, int pairs, const int16_
   const ptrdiff_t stride = static_cast<ptrdiff_t>(k.s.ic) * 2;
   const uint8_t* v = k.v + static_cast<size_t>(plane) * k.scratch.v_plane + pair * 4;
   uint8_t* m = k.m + static_cast<size_t>(plane) * k.scratch.m_plane;
-  const int count = k.count(plane), blocks = (count + L::kRows - 1) / L::kRows;
-  for (int block = 0; block < blocks; ++block) {
-    const int begin = count * block / blocks, end = count * (block + 1) / blocks;
-    L::multiply(end - begin, v + begin * stride, stride, u, pairs, ahead, m + begin * (8 * L::kDwords), add);
+  const Split split = k.in_plane(k.splits, plane);
+  for (int block = 0; block < split.blocks; ++block) {
+    const int rows = split.size + (block < split.larger);
+    L::multiply(rows, v, stride, u, pairs, ahead, m, add);
+    v += rows * stride;
+    m += rows * (8 * L::kDwords);
   }
 }
 
@@ -277,9 +299,7 @@ void run_chunk(const Chunk& k, const Epilogue<L>& e) {
   constexpr size_t kPanel = 2 * L::kDwords;
   const ConvPacked& p = *k.call.packed;
   assert(p.panel == kPanel);
-  each_tile(k, [&]<int R, int C>(int n, int y, int x, const Chunk::Indices& at) {
-    transform_inputs<L, R, C>(k, n, y, x, at);
-  });
+  each_tile(k, [&]<int R, int C>(int n, int y, int x, const Counts& at) { transform_inputs<L, R, C>(k, n, y, x, at); });
   const int pairs = k.s.ic / 2;
   for (int panel = k.call.panel_begin; panel < k.call.panel_end; ++panel) {
     if (p.weight.size()) {
@@ -287,8 +307,7 @@ void run_chunk(const Chunk& k, const Epilogue<L>& e) {
       for (int pair = 0; pair < pairs; pair += kPairs) {
         transform_weights<L>(k, p.weight.data() + (static_cast<size_t>(panel) * pairs + pair) * 9 * kPanel * 2, kPairs);
         for (int plane = 0; plane < kPlanes; ++plane)
-          multiply_plane<L>(k, plane, pair, kPairs, reinterpret_cast<int16_t*>(k.u + plane * k.scratch.u_plane), 0,
-                            pair > 0);
+          multiply_plane<L>(k, plane, pair, kPairs, reinterpret_cast<int16_t*>(k.u + plane * kUPlane<L>), 0, pair > 0);
       }
     } else {
       const size_t plane_words = static_cast<size_t>(pairs) * kPanel * 2;
@@ -296,7 +315,7 @@ void run_chunk(const Chunk& k, const Epilogue<L>& e) {
       for (int plane = 0; plane < kPlanes; ++plane, u += plane_words)
         multiply_plane<L>(k, plane, 0, pairs, u, 2 * plane_words, false);
     }
-    each_tile(k, [&]<int R, int C>(int n, int y, int x, const Chunk::Indices& at) {
+    each_tile(k, [&]<int R, int C>(int n, int y, int x, const Counts& at) {
       transform_outputs<L, R, C>(k, n, y, x, at, panel, e);
     });
   }

@@ -1,7 +1,7 @@
 // Exact Winograd convolution (winograd_tiles.h) in registers of 256 bits: AVX2 and AVX-VNNI.
 //
-// Inputs are transformed 16 channels an instruction, outputs 8. Products: 6 tiles x 16 channels in registers, 12 sums, 2
-// weights, 1 broadcast, and 1 product where `dot`, acc + x * w over pairs of words, takes two instructions.
+// Inputs are transformed 16 channels an instruction, outputs 8. Products: 6 tiles x 16 channels in registers, 12 sums,
+// 2 weights, 1 broadcast, and 1 product where `dot`, acc + x * w over pairs of words, takes two instructions.
 #pragma once
 #include <algorithm>
 #include <array>
