@@ -28,8 +28,8 @@ bool winograd_accepts(const ConvShape& s);
 // Null where the bound on |Y| can't be proven.
 ConvPackedPtr winograd_pack(const ConvDef& def, const WinogradForm& form);
 
-// Whether the weights stay s8, and U is computed as it is used: where there are so few tiles that reading an U of 8
-// times the bytes from beyond L2 would take longer than the products.
+// Whether the weights stay s8, and U is computed as it is used, a third of its planes at a time: where there are so few
+// tiles that reading an U of 8 times the bytes from beyond L2 would take longer than the products.
 bool winograd_expands(const ConvShape& s, const WinogradForm& form);
 constexpr int kExpanded = 64;  // input channels whose U is computed together
 // Bytes from plane to plane of that U; odd multiples of 64, or planes would share cache sets. The same of V and M
@@ -60,7 +60,7 @@ int winograd_chunk(const ConvShape& s, const WinogradForm& form);
 struct WinogradScratch {
   size_t v_plane, m_plane, u_plane;
   WinogradScratch(const ConvShape& s, const WinogradForm& form);
-  size_t bytes() const { return kPlanes * (v_plane + m_plane + u_plane); }
+  size_t bytes() const { return kPlanes * (v_plane + m_plane) + kPlanes / 3 * u_plane; }
 };
 
 }  // namespace int8d

@@ -81,50 +81,36 @@ INT8D_INLINE inline void transform_output(const Int<L> (&m)[N + 2], Int<L> (&y)[
   }
 }
 
-// 6 0 0 | -4 -4 -4 | -4 4 -4 | 1 2 4 | 1 -2 4 | 0 0 6
-template <typename L>
-INT8D_INLINE inline void transform_weight(const Int<L> (&g)[3], Int<L> (&u)[6]) {
-  Int<L> six = L::all16(6), minus_four = L::all16(-4);
-  asm("" : "+x"(six), "+x"(minus_four));  // a product is one instruction, shifts and sums for it would be three
-  const Int<L> ends = L::add16(g[0], g[2]), a = L::add16(g[0], L::template shift16<2>(g[2])), b = L::add16(g[1], g[1]);
-  u[0] = L::mul16(g[0], six);
-  u[1] = L::mul16(L::add16(ends, g[1]), minus_four);
-  u[2] = L::mul16(L::sub16(ends, g[1]), minus_four);
-  u[3] = L::add16(a, b);
-  u[4] = L::sub16(a, b);
-  u[5] = L::mul16(g[2], six);
+// The points of G g come in pairs that share most of their sums: 0 and infinity, 1 and -1, 2 and -2.
+constexpr int kPairs[3][2] = {{0, 5}, {1, 2}, {3, 4}};
+
+template <typename L, int Pair>
+INT8D_INLINE inline void transform_weight(const Int<L> (&g)[3], Int<L>& first, Int<L>& second) {
+  Int<L> factor = L::all16(Pair == 0 ? 6 : -4);
+  asm("" : "+x"(factor));  // a product is one instruction, the shifts and sums it could be are up to three
+  if constexpr (Pair == 0) {
+    first = L::mul16(g[0], factor);
+    second = L::mul16(g[2], factor);
+  } else if constexpr (Pair == 1) {
+    const Int<L> ends = L::add16(g[0], g[2]);
+    first = L::mul16(L::add16(ends, g[1]), factor);
+    second = L::mul16(L::sub16(ends, g[1]), factor);
+  } else {
+    const Int<L> ends = L::add16(g[0], L::template shift16<2>(g[2])), middle = L::add16(g[1], g[1]);
+    first = L::add16(ends, middle);
+    second = L::sub16(ends, middle);
+  }
 }
 
-// How many tiles have values in a plane; by whether the last row's tiles, or the last column's, lack them.
-struct Counts {
-  int of[2][2] = {};
+// A run of tiles in a plane, shared out over products: `blocks` of `size` tiles, the first `larger` of one more.
+struct Run {
+  int begin, blocks, size, larger;
 };
 
-// A tile on its way through the tiles of a batch.
-struct Walk {
-  const WinogradGrid& grid;
-  int n, row, column;
-  Counts before;  // since the walk began: the tile's index in the planes
-
-  Walk(const WinogradGrid& g, int tile)
-      : grid(g), n(tile / g.tiles()), row(tile % g.tiles() / g.columns), column(tile % g.columns) {}
-  void next() {
-    const bool last_row = row == grid.rows - 1, last_column = column == grid.columns - 1;
-    for (int r = 0; r < 2; ++r)
-      for (int c = 0; c < 2; ++c) before.of[r][c] += !(r && last_row) && !(c && last_column);
-    column = last_column ? 0 : column + 1;
-    if (!last_column) return;
-    row = last_row ? 0 : row + 1;
-    n += last_row;
-  }
-};
-
-// The tiles of a plane, shared out over products: `blocks` of `size` tiles, the first `larger` of them of one more.
-struct Split {
-  int blocks, size, larger;
-};
-
-// A chunk: tiles first .. last - 1, and where their values lie.
+// A chunk: tiles first .. last - 1, and where their values lie. A tile of the last row or column, where those are of
+// F(3) or F(2), has no values in some planes (WinogradGrid::lacks). In all planes the tiles lie in the order
+//   last row and last column | last column | whole | last row
+// so that those with values are one run, and a tile has the same place in all.
 struct Chunk {
   const ConvCall& call;
   const ConvShape& s;
@@ -132,7 +118,14 @@ struct Chunk {
   WinogradScratch scratch;
   uint8_t *v, *m, *u;
   int first, last;
-  Split splits[2][2];  // as Counts
+  int begin[5] = {};  // of each kind's tiles, in that order, and the end
+  Run runs[2][2];     // of planes; by whether tiles of the last row, or column, have no values
+
+  static int kind(bool last_row, bool last_column) { return last_row ? (last_column ? 0 : 3) : (last_column ? 1 : 2); }
+  int kind_of(int tile) const {
+    const int row = tile % grid.tiles() / grid.columns, column = tile % grid.columns;
+    return kind(grid.row_outputs(row) < 4, grid.column_outputs(column) < 4);
+  }
 
   Chunk(const ConvCall& c, int first_tile, int last_tile)
       : call(c),
@@ -144,35 +137,59 @@ struct Chunk {
         u(m + kPlanes * scratch.m_plane),
         first(first_tile),
         last(last_tile) {
-    Walk walk(grid, first);
-    for (int tile = first; tile < last; ++tile) walk.next();
+    for (int tile = first; tile < last; ++tile) ++begin[kind_of(tile) + 1];
+    for (int i = 0; i < 4; ++i) begin[i + 1] += begin[i];
     const int rows = c.packed->winograd.rows;
-    for (int i = 0; i < 4; ++i) {
-      const int count = walk.before.of[i / 2][i % 2], blocks = (count + rows - 1) / rows;
-      splits[i / 2][i % 2] = {blocks, blocks ? count / blocks : 0, blocks ? count % blocks : 0};
-    }
+    for (int r = 0; r < 2; ++r)
+      for (int column = 0; column < 2; ++column) {
+        const int from = begin[column ? 2 : r ? 1 : 0], count = begin[r ? 3 : 4] - from;
+        const int blocks = (count + rows - 1) / rows;
+        runs[r][column] = {from, blocks, blocks ? count / blocks : 0, blocks ? count % blocks : 0};
+      }
   }
 
-  template <typename T>
-  const T& in_plane(const T (&x)[2][2], int plane) const {
-    return x[WinogradGrid::lacks(grid.last_row, plane / 6)][WinogradGrid::lacks(grid.last_column, plane % 6)];
+  const Run& run(int plane) const {
+    return runs[WinogradGrid::lacks(grid.last_row, plane / 6)][WinogradGrid::lacks(grid.last_column, plane % 6)];
   }
 };
 
+// run(n, y, x, its place in the planes) for every tile of a chunk, with the tile's size as constants.
+template <typename F>
+void each_tile(const Chunk& k, F run) {
+  auto sized = [](int outputs, auto f) {
+    if (outputs == 4)
+      f(std::integral_constant<int, 4>());
+    else if (outputs == 3)
+      f(std::integral_constant<int, 3>());
+    else
+      f(std::integral_constant<int, 2>());
+  };
+  int n = k.first / k.grid.tiles(), row = k.first % k.grid.tiles() / k.grid.columns, column = k.first % k.grid.columns;
+  int place[4] = {k.begin[0], k.begin[1], k.begin[2], k.begin[3]};
+  for (int tile = k.first; tile < k.last; ++tile) {
+    const int rows = k.grid.row_outputs(row), columns = k.grid.column_outputs(column);
+    const int at = place[Chunk::kind(rows < 4, columns < 4)]++;
+    sized(rows, [&](auto r) {
+      sized(columns, [&](auto c) {
+        run.template operator()<decltype(r)::value, decltype(c)::value>(n, row * 4, column * 4, at);
+      });
+    });
+    if (++column < k.grid.columns) continue;
+    column = 0;
+    if (++row < k.grid.rows) continue;
+    row = 0;
+    ++n;
+  }
+}
+
 // One tile of R x C outputs, whose first one is (y, x) of image n.
 template <typename L, int R, int C>
-void transform_inputs(const Chunk& k, int n, int y, int x, const Counts& at) {
-  const View& in = k.call.in;
+void transform_inputs(const Chunk& k, int n, int y, int x, int at) {
+  const View in = k.call.in;
   const uint8_t* from = in.at(n, y - k.s.pad_top, x - k.s.pad_left);
-  const size_t tile = static_cast<size_t>(k.s.ic) * 2;
-  uint8_t* to[R + 2][C + 2];
-  for (int i = 0; i < R + 2; ++i)
-    for (int j = 0; j < C + 2; ++j) {
-      const int plane = plane_of<R>(i) * 6 + plane_of<C>(j);
-      to[i][j] =
-          k.v + static_cast<size_t>(plane) * k.scratch.v_plane + static_cast<size_t>(k.in_plane(at.of, plane)) * tile;
-    }
-  for (int c = 0; c < k.s.ic; c += 2 * L::kDwords) {
+  const size_t plane = k.scratch.v_plane, channels = static_cast<size_t>(k.s.ic);
+  uint8_t* to = k.v + static_cast<size_t>(at) * channels * 2;
+  for (size_t c = 0; c < channels; c += 2 * L::kDwords, to += 4 * L::kDwords) {
     Int<L> columns[R + 2][C + 2];
     for (int j = 0; j < C + 2; ++j) {
       Int<L> d[R + 2], v[R + 2];
@@ -183,31 +200,33 @@ void transform_inputs(const Chunk& k, int n, int y, int x, const Counts& at) {
     for (int i = 0; i < R + 2; ++i) {
       Int<L> v[C + 2];
       transform_input<L, C>(columns[i], v);
-      for (int j = 0; j < C + 2; ++j) L::store(to[i][j] + 2 * c, v[j]);
+      uint8_t* row = to + static_cast<size_t>(plane_of<R>(i) * 6) * plane;
+      for (int j = 0; j < C + 2; ++j) L::store(row + static_cast<size_t>(plane_of<C>(j)) * plane, v[j]);
     }
   }
 }
 
-// U of `pairs` pairs of channels, [plane][pair][panel][2], from weights [pair][9][panel][2].
 template <typename L>
 constexpr size_t kUPlane = winograd_u_plane(2 * L::kDwords);
 
-template <typename L>
-void transform_weights(const Chunk& k, const int8_t* w, int pairs) {
+// The 12 planes of a pair of rows of U, for kExpanded channels: [12][channel / 2][panel][2], from weights
+// [channel / 2][9][panel][2].
+template <typename L, int Pair>
+void transform_weights(const Chunk& k, const int8_t* w) {
   constexpr int kBytes = L::kDwords * 2;  // that fill a register with words: half a panel's
-  for (int pair = 0; pair < pairs; ++pair, w += 9 * 2 * kBytes)
-    for (int half = 0; half < 2; ++half) {
-      uint8_t* to = k.u + pair * 4 * kBytes + half * 2 * kBytes;
-      Int<L> rows[6][3];
+  for (uint8_t* to = k.u; to < k.u + kExpanded * 2 * kBytes; w += 9 * 2 * kBytes - 2 * kBytes)
+    for (int half = 0; half < 2; ++half, to += 2 * kBytes, w += kBytes) {
+      Int<L> rows[2][3];
       for (int x = 0; x < 3; ++x) {
-        Int<L> g[3], u[6];
-        for (int y = 0; y < 3; ++y) g[y] = L::load_signed_words(w + (y * 3 + x) * 2 * kBytes + half * kBytes);
-        transform_weight<L>(g, u);
-        for (int i = 0; i < 6; ++i) rows[i][x] = u[i];
+        Int<L> g[3];
+        for (int y = 0; y < 3; ++y) g[y] = L::load_signed_words(w + (y * 3 + x) * 2 * kBytes);
+        transform_weight<L, Pair>(g, rows[0][x], rows[1][x]);
       }
-      for (int i = 0; i < 6; ++i) {
+      for (int i = 0; i < 2; ++i) {
         Int<L> u[6];
-        transform_weight<L>(rows[i], u);
+        transform_weight<L, 0>(rows[i], u[0], u[5]);
+        transform_weight<L, 1>(rows[i], u[1], u[2]);
+        transform_weight<L, 2>(rows[i], u[3], u[4]);
         for (int j = 0; j < 6; ++j) L::store(to + static_cast<size_t>(i * 6 + j) * kUPlane<L>, u[j]);
       }
     }
@@ -221,21 +240,20 @@ struct Epilogue {
 
 // One tile of R x C outputs, for the channels of a panel.
 template <typename L, int R, int C>
-void transform_outputs(const Chunk& k, int n, int y, int x, const Counts& at, int panel, const Epilogue<L>& e) {
+void transform_outputs(const Chunk& k, int n, int y, int x, int at, int panel, const Epilogue<L>& e) {
   constexpr int kChannels = L::kDwords, kRow = 2 * kChannels * 4;
   const ConvPacked& p = *k.call.packed;
   for (int half = 0; half < 2; ++half) {
     const int oc = (panel * 2 + half) * kChannels;
     if (oc >= k.s.oc) return;
     const auto mask = L::mask(k.s.oc - oc);
+    const size_t plane = k.scratch.m_plane;
+    const uint8_t* from = k.m + static_cast<size_t>(at) * kRow + half * (kRow / 2);
     Int<L> rows[C + 2][R];
     for (int j = 0; j < C + 2; ++j) {
       Int<L> m[R + 2];
-      for (int i = 0; i < R + 2; ++i) {
-        const int plane = plane_of<R>(i) * 6 + plane_of<C>(j);
-        m[i] = L::load(k.m + static_cast<size_t>(plane) * k.scratch.m_plane +
-                       static_cast<size_t>(k.in_plane(at.of, plane)) * kRow + half * (kRow / 2));
-      }
+      for (int i = 0; i < R + 2; ++i)
+        m[i] = L::load(from + static_cast<size_t>(plane_of<R>(i) * 6 + plane_of<C>(j)) * plane);
       transform_output<L, R>(m, rows[j]);
     }
     const Int<L> bias = L::load(p.bias.data() + oc), inverse = L::all32(0x38E38E39);
@@ -258,39 +276,19 @@ void transform_outputs(const Chunk& k, int n, int y, int x, const Counts& at, in
   }
 }
 
-// run(n, y, x, its indices) for every tile of a chunk, with the tile's size as constants.
-template <typename F>
-void each_tile(const Chunk& k, F run) {
-  auto sized = [](int outputs, auto f) {
-    if (outputs == 4)
-      f(std::integral_constant<int, 4>());
-    else if (outputs == 3)
-      f(std::integral_constant<int, 3>());
-    else
-      f(std::integral_constant<int, 2>());
-  };
-  Walk walk(k.grid, k.first);
-  for (int tile = k.first; tile < k.last; ++tile, walk.next())
-    sized(k.grid.row_outputs(walk.row), [&](auto r) {
-      sized(k.grid.column_outputs(walk.column), [&](auto c) {
-        run.template operator()<decltype(r)::value, decltype(c)::value>(walk.n, walk.row * 4, walk.column * 4,
-                                                                        walk.before);
-      });
-    });
-}
-
 // M of a plane from V and U of some pairs of channels, or, to `add`, M and theirs.
 template <typename L>
 void multiply_plane(const Chunk& k, int plane, int pair, int pairs, const int16_t* u, size_t ahead, bool add) {
   const ptrdiff_t stride = static_cast<ptrdiff_t>(k.s.ic) * 2;
-  const uint8_t* v = k.v + static_cast<size_t>(plane) * k.scratch.v_plane + pair * 4;
-  uint8_t* m = k.m + static_cast<size_t>(plane) * k.scratch.m_plane;
-  const Split split = k.in_plane(k.splits, plane);
-  for (int block = 0; block < split.blocks; ++block) {
-    const int rows = split.size + (block < split.larger);
+  constexpr ptrdiff_t kRow = 8 * L::kDwords;
+  const Run& run = k.run(plane);
+  const uint8_t* v = k.v + static_cast<size_t>(plane) * k.scratch.v_plane + run.begin * stride + pair * 4;
+  uint8_t* m = k.m + static_cast<size_t>(plane) * k.scratch.m_plane + run.begin * kRow;
+  for (int block = 0; block < run.blocks; ++block) {
+    const int rows = run.size + (block < run.larger);
     L::multiply(rows, v, stride, u, pairs, ahead, m, add);
     v += rows * stride;
-    m += rows * (8 * L::kDwords);
+    m += rows * kRow;
   }
 }
 
@@ -299,25 +297,25 @@ void run_chunk(const Chunk& k, const Epilogue<L>& e) {
   constexpr size_t kPanel = 2 * L::kDwords;
   const ConvPacked& p = *k.call.packed;
   assert(p.panel == kPanel);
-  each_tile(k, [&]<int R, int C>(int n, int y, int x, const Counts& at) { transform_inputs<L, R, C>(k, n, y, x, at); });
+  each_tile(k, [&]<int R, int C>(int n, int y, int x, int at) { transform_inputs<L, R, C>(k, n, y, x, at); });
   const int pairs = k.s.ic / 2;
   for (int panel = k.call.panel_begin; panel < k.call.panel_end; ++panel) {
     if (p.weight.size()) {
-      constexpr int kPairs = kExpanded / 2;
-      for (int pair = 0; pair < pairs; pair += kPairs) {
-        transform_weights<L>(k, p.weight.data() + (static_cast<size_t>(panel) * pairs + pair) * 9 * kPanel * 2, kPairs);
-        for (int plane = 0; plane < kPlanes; ++plane)
-          multiply_plane<L>(k, plane, pair, kPairs, reinterpret_cast<int16_t*>(k.u + plane * kUPlane<L>), 0, pair > 0);
-      }
+      for (int c = 0; c < k.s.ic; c += kExpanded)
+        unroll<3>([&](auto pair) {
+          transform_weights<L, pair>(k, p.weight.data() + (static_cast<size_t>(panel) * k.s.ic + c) * 9 * kPanel);
+          for (int i = 0; i < 12; ++i)
+            multiply_plane<L>(k, kPairs[pair][i / 6] * 6 + i % 6, c / 2, kExpanded / 2,
+                              reinterpret_cast<const int16_t*>(k.u + i * kUPlane<L>), 0, c > 0);
+        });
     } else {
       const size_t plane_words = static_cast<size_t>(pairs) * kPanel * 2;
       const int16_t* u = p.weight16.data() + static_cast<size_t>(panel) * kPlanes * plane_words;
       for (int plane = 0; plane < kPlanes; ++plane, u += plane_words)
         multiply_plane<L>(k, plane, 0, pairs, u, 2 * plane_words, false);
     }
-    each_tile(k, [&]<int R, int C>(int n, int y, int x, const Counts& at) {
-      transform_outputs<L, R, C>(k, n, y, x, at, panel, e);
-    });
+    each_tile(k,
+              [&]<int R, int C>(int n, int y, int x, int at) { transform_outputs<L, R, C>(k, n, y, x, at, panel, e); });
   }
 }
 
