@@ -121,15 +121,16 @@ inline __m256i round_narrow(__m256i acc, __m256 multiplier) {
   return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(acc), multiplier));
 }
 
-inline __m256i clamp_and_look_up(__m256i bytes, const Finish& f) {
-  const __m256i q = _mm256_min_epu8(_mm256_max_epu8(bytes, f.lo), f.hi);
-  return f.lookup ? (*f.lookup)(q) : q;
+inline __m256i clamp4(__m256i v0, __m256i v1, __m256i v2, __m256i v3, const Finish& f) {
+  const __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(v0, v1), f.zp);
+  const __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(v2, v3), f.zp);
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), f.order);
+  return _mm256_min_epu8(_mm256_max_epu8(bytes, f.lo), f.hi);
 }
 
 inline __m256i finish4(__m256i v0, __m256i v1, __m256i v2, __m256i v3, const Finish& f) {
-  const __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(v0, v1), f.zp);
-  const __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(v2, v3), f.zp);
-  return clamp_and_look_up(_mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), f.order), f);
+  const __m256i q = clamp4(v0, v1, v2, v3, f);
+  return f.lookup ? (*f.lookup)(q) : q;
 }
 
 struct Sum {

@@ -1,5 +1,7 @@
 #include "conv.h"
 
+#include <algorithm>
+
 #include "pack.h"
 #include "winograd.h"
 
@@ -15,9 +17,26 @@ size_t no_scratch(const ConvShape&) { return 0; }
 
 // Of several that fit, the last one is the best guess.
 constexpr ConvKernel kKernels[] = {
-#define INT8D_CONV(name, isa, panel, split, tables)               \
-  {#name, Isa::isa, panel, tables,    [](const ConvDef& def) { return conv_pack(def, panel, split); }, \
-   name,  accepts,  rows,  no_scratch},
+#define INT8D_CONV(name, isa, panel, split, tables)                                                       \
+  {#name,                                                                                                 \
+   Isa::isa,                                                                                              \
+   panel,                                                                                                 \
+   tables,                                                                                                \
+   [](const ConvDef& def) { return split ? conv_pack_split(def, panel) : conv_pack(def, panel, false); }, \
+   name,                                                                                                  \
+   accepts,                                                                                               \
+   rows,                                                                                                  \
+   no_scratch},
+#define INT8D_CONV_WORDS(name, isa, panel)                         \
+  {#name,                                                          \
+   Isa::isa,                                                       \
+   panel,                                                          \
+   true,                                                           \
+   [](const ConvDef& def) { return conv_pack_words(def, panel); }, \
+   name,                                                           \
+   accepts,                                                        \
+   rows,                                                           \
+   [](const ConvShape& s) { return ConvWords(s).bytes(s); }},
 #define INT8D_WINOGRAD(name, isa, panel, rows, expand)                           \
   {#name,                                                                        \
    Isa::isa,                                                                     \
@@ -30,6 +49,7 @@ constexpr ConvKernel kKernels[] = {
    [](const ConvShape& s) { return WinogradScratch(s, {panel, rows, expand}).bytes(); }},
 #include "kernels.inc"
 #undef INT8D_CONV
+#undef INT8D_CONV_WORDS
 #undef INT8D_WINOGRAD
 };
 
@@ -44,10 +64,11 @@ std::vector<const ConvKernel*> conv_candidates(const ConvShape& shape, Isa isa) 
     if (!found.empty() && found.front()->isa < kernel.isa) found.clear();
     found.insert(found.begin(), &kernel);
   }
-  // Winograd's weights are 8 times as large: below 14x14 there are too few tiles to pay for reading them, but for AVX2,
-  // whose direct form is so much slower.
+  // Winograd's, the first of its instruction set in the list, has weights 8 times as large: below 14x14 there are too
+  // few tiles to pay for reading them, but for AVX2, whose direct form is so much slower.
   const int least = !found.empty() && found[0]->isa == Isa::avx2 ? 7 * 7 : 14 * 14;
-  if (found.size() > 1 && shape.oh * shape.ow >= least && shape.oc >= 32) std::swap(found[0], found[1]);
+  if (found.size() > 1 && winograd_accepts(shape) && shape.oh * shape.ow >= least && shape.oc >= 32)
+    std::rotate(found.begin(), found.end() - 1, found.end());
   return found;
 }
 

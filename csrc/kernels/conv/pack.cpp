@@ -14,14 +14,15 @@ size_t conv_packed_bytes(const ConvPacked& p) {
 
 namespace {
 
-std::vector<ConvSegment> segments_of(const ConvShape& s) {
+// Read in steps of `step` values.
+std::vector<ConvSegment> segments_of(const ConvShape& s, int step) {
   std::vector<ConvSegment> segments;
   const int icg = s.ic / s.groups;
   const bool whole_rows = s.dw == 1 && s.groups == 1;
   for (int ky = 0; ky < s.kh; ++ky)
     for (int kx = 0; kx < (whole_rows ? 1 : s.kw); ++kx) {
       const int bytes = whole_rows ? s.kw * icg : icg;
-      segments.push_back({ky, kx, bytes, (bytes + 3) / 4});
+      segments.push_back({ky, kx, bytes, (bytes + step - 1) / step});
     }
   return segments;
 }
@@ -55,10 +56,15 @@ bool is_narrow(const ConvDef& def) {
   return true;
 }
 
-ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
+namespace {
+
+// All but the splitting: weights in steps of 4 / sizeof(T) to `weight`.
+template <typename T>
+ConvPackedPtr pack(const ConvDef& def, int panel, Aligned<T> ConvPacked::* weight) {
   const ConvShape& s = def.shape;
   const int icg = s.ic / s.groups, ocg = s.oc / s.groups, taps = s.kh * s.kw;
   assert(def.weight.size() == static_cast<size_t>(s.oc) * taps * icg);
+  constexpr int kStep = 4 / static_cast<int>(sizeof(T));
   auto packed = ConvPackedPtr(new ConvPacked);
   ConvPacked& p = *packed;
   p.shape = s;
@@ -67,11 +73,11 @@ ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
   p.out_zp = def.out_zp;
   p.narrow = is_narrow(def);
   p.panel = panel;
-  p.segments = segments_of(s);
+  p.segments = segments_of(s, kStep);
   for (const ConvSegment& segment : p.segments) p.steps += segment.steps;
   const int panels = s.groups * p.panels_of_group();
-  const size_t panel_bytes = static_cast<size_t>(p.steps) * panel * 4;
-  p.weight = Aligned<int8_t>(panels * panel_bytes);
+  const size_t panel_size = static_cast<size_t>(p.steps) * panel * kStep;
+  p.*weight = Aligned<T>(panels * panel_size);
   p.bias = Aligned<int32_t>(static_cast<size_t>(panels) * panel);
   p.multiplier = Aligned<float>(static_cast<size_t>(panels) * panel);
 
@@ -79,11 +85,12 @@ ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
     for (int c = 0; c < ocg; ++c) {
       const int oc = g * ocg + c, at = g * p.panels_of_group() + c / panel, lane = c % panel;
       const int8_t* w = def.weight.data() + static_cast<size_t>(oc) * taps * icg;
-      int8_t* out = p.weight.data() + at * panel_bytes + lane * 4;
+      T* out = (p.*weight).data() + at * panel_size + lane * kStep;
       for (const ConvSegment& segment : p.segments) {
         const int8_t* from = w + (segment.ky * s.kw + segment.kx) * icg;  // a row of taps is contiguous here, too
-        for (int i = 0; i < segment.bytes; ++i) out[static_cast<size_t>(i / 4) * panel * 4 + i % 4] = from[i];
-        out += static_cast<size_t>(segment.steps) * panel * 4;
+        for (int i = 0; i < segment.bytes; ++i)
+          out[static_cast<size_t>(i / kStep) * panel * kStep + i % kStep] = from[i];
+        out += static_cast<size_t>(segment.steps) * panel * kStep;
       }
       uint32_t sum = 0;  // modulo 2^32, as the accumulator
       for (int i = 0; i < taps * icg; ++i) sum += static_cast<uint32_t>(static_cast<int32_t>(w[i]));
@@ -91,8 +98,24 @@ ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
           static_cast<int32_t>(static_cast<uint32_t>(def.bias[oc]) - static_cast<uint32_t>(def.in_zp) * sum);
       p.multiplier[at * panel + lane] = def.multiplier[oc];
     }
+  return packed;
+}
 
+}  // namespace
+
+ConvPackedPtr conv_pack_words(const ConvDef& def, int panel) { return pack(def, panel, &ConvPacked::weight16); }
+
+ConvPackedPtr conv_pack_split(const ConvDef& def, int panel) {
+  ConvPackedPtr packed = conv_pack(def, panel, true);
+  const size_t steps = packed->weight.size() / (static_cast<size_t>(panel) * 4);
+  return packed->extras.size() * 4 > steps ? nullptr : std::move(packed);
+}
+
+ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
+  ConvPackedPtr packed = pack(def, panel, &ConvPacked::weight);
   if (!split_saturating) return packed;
+  ConvPacked& p = *packed;
+  const int panels = def.shape.groups * p.panels_of_group();
   std::vector<int8_t> rests, rest(static_cast<size_t>(panel) * 4);
   p.extra_begin.push_back(0);
   int8_t* step = p.weight.data();

@@ -1,5 +1,6 @@
 // What a packed convolution holds, the one packing routine that every kernel uses, and the kernels of kernels.inc.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -13,7 +14,7 @@ namespace int8d {
 struct ConvSegment {
   int ky, kx;  // its first tap
   int bytes;   // kw * ic, or ic / groups
-  int steps;   // ceil(bytes / 4)
+  int steps;   // ceil(bytes / 4), or of words, ceil(bytes / 2)
 };
 
 // A step that is taken a second time with the rest of its weights (AVX2 only, see split_saturating).
@@ -55,11 +56,30 @@ bool is_narrow(const ConvDef& def);
 // Packs for panels of `panel` channels. With split_saturating, no two weights that vpmaddubsw adds can saturate:
 // where a same-sign pair exceeds 128 in sum, the step keeps w1 and an extra step holds w2 (w = w1 + w2).
 ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating);
+// The latter; null where so many steps would be taken twice that words are faster.
+ConvPackedPtr conv_pack_split(const ConvDef& def, int panel);
+// Packs for inputs widened to words, of which a step reads 2: pairs of products of words can't saturate.
+ConvPackedPtr conv_pack_words(const ConvDef& def, int panel);
+
+// A copy of the input in words, as much of it as `band` rows of the output read.
+struct ConvWords {
+  int band, columns;
+  size_t row_bytes;
+  explicit ConvWords(const ConvShape& s)
+      : band(std::max(2, 128 * 1024 / std::max(1, s.sh * s.iw * s.ic))),
+        columns((s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1),
+        row_bytes((static_cast<size_t>(columns) * s.ic * 2 + 127) / 64 * 64) {}
+  size_t bytes(const ConvShape& s) const {
+    return ((std::min(band, s.oh) - 1) * s.sh + (s.kh - 1) * s.dh + 1) * row_bytes + kOverread;
+  }
+};
 
 #define INT8D_CONV(name, isa, panel, split, tables) void name(const ConvCall&);
+#define INT8D_CONV_WORDS(name, isa, panel) void name(const ConvCall&);
 #define INT8D_WINOGRAD(name, isa, panel, rows, expand) void name(const ConvCall&);
 #include "kernels.inc"
 #undef INT8D_CONV
+#undef INT8D_CONV_WORDS
 #undef INT8D_WINOGRAD
 
 }  // namespace int8d

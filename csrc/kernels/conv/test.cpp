@@ -40,8 +40,9 @@ TEST(conv_kernels_give_the_reference_bytes) {
   for (int round = 0; round < 300; ++round) {
     const ConvShape s = random_shape(r, false);
     auto w = r.weights(static_cast<size_t>(s.oc) * s.kh * s.kw * (s.ic / s.groups));
-    if (s.ic > 255)  // so many that Winograd couldn't prove its sums
-      for (int8_t& v : w) v /= 4;
+    // So many that Winograd couldn't prove its sums; and at times so small that few pairs saturate.
+    if (s.ic > 255 || r.in(0, 2) == 0)
+      for (int8_t& v : w) v /= r.in(0, 20) ? 3 : 1;
     std::vector<int32_t> bias(s.oc);
     std::vector<float> multiplier(s.oc);
     for (int32_t& b : bias) b = r.in(-100000, 100000);
