@@ -78,10 +78,14 @@ void run_tile(const Tile& t) {
   };
   const ConvPacked& packed = *t.packed;
   const uint8_t* w = t.weight;
+  const ptrdiff_t ahead = ptrdiff_t{packed.steps} * kStepBytes;  // the next panel's weights may lie beyond L2
   const ptrdiff_t* offset = t.offsets;
   for (const ConvSegment& segment : packed.segments) {
     ptrdiff_t at = *offset++;
-    for (const ptrdiff_t end = at + 4 * segment.steps; at < end; at += 4, w += kStepBytes) step(at, w);
+    for (const ptrdiff_t end = at + 4 * segment.steps; at < end; at += 4, w += kStepBytes) {
+      step(at, w);
+      _mm_prefetch(reinterpret_cast<const char*>(w + ahead), _MM_HINT_T1);
+    }
   }
   if constexpr (Dot::kSplit) {
     const auto* extra = packed.extras.data();

@@ -210,11 +210,15 @@ template <typename L>
 constexpr size_t kUPlane = winograd_u_plane(2 * L::kDwords);
 
 // The 12 planes of a pair of rows of U, for kExpanded channels: [12][channel / 2][panel][2], from weights
-// [channel / 2][9][panel][2].
+// [channel / 2][9][panel][2]. A third of the weights that come next is fetched on the way: they may lie beyond L2.
 template <typename L, int Pair>
 void transform_weights(const Chunk& k, const int8_t* w) {
   constexpr int kBytes = L::kDwords * 2;  // that fill a register with words: half a panel's
-  for (uint8_t* to = k.u; to < k.u + kExpanded * 2 * kBytes; w += 9 * 2 * kBytes - 2 * kBytes)
+  constexpr int kThird = 3 * 2 * kBytes;
+  const int8_t* next = w + (3 + Pair) * (kExpanded / 2) * kThird;
+  for (uint8_t* to = k.u; to < k.u + kExpanded * 2 * kBytes; w += 9 * 2 * kBytes - 2 * kBytes) {
+    for (int i = 0; i < kThird; i += kThird / 2) __builtin_prefetch(next + i);
+    next += kThird;
     for (int half = 0; half < 2; ++half, to += 2 * kBytes, w += kBytes) {
       Int<L> rows[2][3];
       for (int x = 0; x < 3; ++x) {
@@ -230,6 +234,7 @@ void transform_weights(const Chunk& k, const int8_t* w) {
         for (int j = 0; j < 6; ++j) L::store(to + static_cast<size_t>(i * 6 + j) * kUPlane<L>, u[j]);
       }
     }
+  }
 }
 
 template <typename L>
