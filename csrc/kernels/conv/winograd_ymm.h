@@ -27,6 +27,7 @@ void multiply(const uint8_t* v, ptrdiff_t stride, const int16_t* u, int steps, s
   else
     unroll<Rows>([&](auto i) INT8D_INLINE { acc[i][0] = acc[i][1] = _mm256_setzero_si256(); });
   const Strides k(stride);
+#pragma GCC unroll 4
   for (int step = 0; step < steps; ++step) {
     const __m256i u0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(u));
     const __m256i u1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(u + 16));
