@@ -61,12 +61,15 @@ inline void store_bytes(uint8_t* p, __m512i v, __m512i zp, __mmask16 mask) {
 // Four vectors become 64 bytes in order; a function's table costs four instructions more.
 struct Finish {
   __m512i zp, lo, hi, order;
+  bool shifts, clamps;  // whether zp and the clamps change anything: after a ReLU they seldom do
   const uint8_t* table;
   explicit Finish(const Output& o) : table(o.table) {
     const bool sum = o.add != nullptr;
     zp = _mm512_set1_epi16(static_cast<int16_t>(sum ? o.add->zp : o.zp));
     lo = _mm512_set1_epi8(static_cast<char>(sum ? o.add->lo : o.lo));
     hi = _mm512_set1_epi8(static_cast<char>(sum ? o.add->hi : o.hi));
+    shifts = (sum ? o.add->zp : o.zp) != 0;
+    clamps = (sum ? o.add->lo : o.lo) > 0 || (sum ? o.add->hi : o.hi) < 255;
     // Packing works within 128-bit lanes: dword 4 * lane + vector goes to 4 * vector + lane.
     order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   }
@@ -84,10 +87,13 @@ inline __m512i lookup(__m512i q, const uint8_t* table) {
 }
 
 inline __m512i finish4(__m512i v0, __m512i v1, __m512i v2, __m512i v3, const Finish& f) {
-  const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(v0, v1), f.zp);
-  const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(v2, v3), f.zp);
-  const __m512i bytes = _mm512_permutexvar_epi32(f.order, _mm512_packus_epi16(low, high));
-  const __m512i q = _mm512_min_epu8(_mm512_max_epu8(bytes, f.lo), f.hi);
+  __m512i low = _mm512_packs_epi32(v0, v1), high = _mm512_packs_epi32(v2, v3);
+  if (f.shifts) {
+    low = _mm512_adds_epi16(low, f.zp);
+    high = _mm512_adds_epi16(high, f.zp);
+  }
+  __m512i q = _mm512_permutexvar_epi32(f.order, _mm512_packus_epi16(low, high));
+  if (f.clamps) q = _mm512_min_epu8(_mm512_max_epu8(q, f.lo), f.hi);
   return f.table ? lookup(q, f.table) : q;
 }
 
