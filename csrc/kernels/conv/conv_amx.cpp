@@ -282,11 +282,13 @@ struct Runner {
     }
   }
 
-  // Blocks by panels first .. last - 1, counted in 32 channels, of one group; all of the finisher's kind. Weights that
-  // stay in L1 or L2 are read again for every block; larger ones only once, and the pixels again.
+  // Blocks by panels first .. last - 1, counted in 32 channels, of one group; all of the finisher's kind. Either a
+  // block meets all panels, whose weights are read again for every block, or a panel meets all blocks. The latter for
+  // weights that do not stay in L2, and for windows, whose pixels L1 gives several times, where a panel stays in L1,
+  // but not all.
   template <typename Finisher>
   void sweep(int group, int first, int last, bool listed) {
-    constexpr size_t kResident = 768 * 1024;
+    constexpr size_t kResident = 768 * 1024, kPanel = 40 * 1024, kSmall = 24 * 1024;
     Finisher finisher(call, epilogue, cut.width);
     const int blocks = (cut.tiles + 1) / 2;
     // Steps of the finisher between two instructions on tiles: 4 a run of the products, and 4 that store.
@@ -299,7 +301,10 @@ struct Runner {
       finisher.start(at, to, sums);
       std::swap(sums, other);
     };
-    if (static_cast<size_t>(last - first) * p.steps * 128 <= kResident) {
+    const size_t panel_bytes = static_cast<size_t>(p.steps) * 128,
+                 bytes = panel_bytes * static_cast<size_t>(last - first);
+    const bool stays = s.kh * s.kw > 1 && panel_bytes <= kPanel && bytes > kSmall;
+    if (bytes <= kResident && !stays) {
       for (int block = 0; block < blocks; ++block) {
         Pixels& at = x[block % 2];
         pixels(block, listed, at);
