@@ -294,7 +294,8 @@ struct Runner {
     // Steps of the finisher between two instructions on tiles: 4 a run of the products, and 4 that store.
     const int between = (cut.width + 4 * runs + 3) / (4 * runs + 4);
     Fetcher fetcher(call.ahead, static_cast<size_t>(blocks) * static_cast<size_t>(last - first) * runs);
-    Pixels x[2];
+    Pixels x[2];  // in turns: the finisher may still need the last one
+    int turn = 0;
     int32_t *sums = buffers, *other = buffers + kBuffer;
     auto run = [&](const Pixels& at, const Panel& to) INT8D_INLINE {
       multiply<Finisher::kVectors>(at, to, sums, finisher, between, fetcher);
@@ -306,14 +307,14 @@ struct Runner {
     const bool stays = s.kh * s.kw > 1 && panel_bytes <= kPanel && bytes > kSmall;
     if (bytes <= kResident && !stays) {
       for (int block = 0; block < blocks; ++block) {
-        Pixels& at = x[block % 2];
+        Pixels& at = x[turn ^= 1];
         pixels(block, listed, at);
         for (int panel = first; panel < last; ++panel) run(at, panel_of(group, panel));
       }
     } else {
       for (int panel = first; panel < last; ++panel)
         for (int block = 0; block < blocks; ++block) {
-          Pixels& at = x[block % 2];
+          Pixels& at = x[turn ^= 1];
           pixels(block, listed, at);
           run(at, panel_of(group, panel));
         }
