@@ -20,12 +20,12 @@ std::vector<int> count_readers(const Sketch& sketch) {
 bool looks_up(const Op& op) {
   if (const auto* conv = std::get_if<ConvOp>(&op.params)) return conv->kernel->tables;
   if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) return dw->kernel->tables;
-  return false;
+  return std::holds_alternative<LinearOp>(op.params);
 }
 
 // For each operator the sum or the table that takes it over, or -1: a convolution whose only reader is an addition or
-// a table is computed where that one stands, which then costs no pass of its own. The bytes are the same
-// (numerics.md, 7).
+// a table (a linear layer: a table) is computed where that one stands, which then costs no pass of its own. The bytes
+// are the same (numerics.md, 7).
 std::vector<int> find_fusions(const Sketch& sketch) {
   const std::vector<int> readers = count_readers(sketch);
   std::vector<int> producer(sketch.tensors.size(), -1), into(sketch.ops.size(), -1);
@@ -114,6 +114,11 @@ size_t place_all(const Sketch& sketch, const std::vector<int>& into, std::vector
   return total + kOverread;
 }
 
+// Small steps in a row (the layers of a squeeze-and-excite's gate) meet at one barrier, behind the last of them.
+void join_small(std::vector<Step>& steps) {
+  for (size_t i = 0; i + 1 < steps.size(); ++i) steps[i].meets = !(steps[i].small && steps[i + 1].small);
+}
+
 size_t weights(const Op& op) {
   if (const auto* conv = std::get_if<ConvOp>(&op.params)) return conv_packed_bytes(*conv->packed);
   if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) return depthwise_packed_bytes(*dw->packed);
@@ -151,6 +156,7 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
   }
   for (size_t i = 0; i < s.outputs.size(); ++i)
     program->steps.push_back({{}, copy_out(*program, i), program->infos.size() - 1});
+  join_small(program->steps);
   program->scratch = Aligned<uint8_t>(program->scratch_bytes * static_cast<size_t>(s.threads));
   return program;
 }
