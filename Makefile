@@ -8,9 +8,10 @@ BIN := .venv/bin
 STAMPS := .venv/.stamps
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+NETWORKS := $(patsubst %,models/zoo/%.int8.safetensors,resnet18 resnet50 mobilenet_v2 mobilenet_v3_large efficientnet_b0)
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DINT8D_PYTHON=OFF
 
-.PHONY: setup demo test test-native bench lint format clean
+.PHONY: setup demo test test-native bench bench-native lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/build
@@ -45,6 +46,12 @@ $(STAMPS)/mosquitto: $(STAMPS)/venv
 	else echo 'the tests need a broker: sudo apt-get install mosquitto' >&2; exit 1; fi
 	touch $@
 
+$(STAMPS)/benchmark: $(STAMPS)/venv
+	@test -e /usr/include/benchmark/benchmark.h || \
+	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libbenchmark-dev; \
+	else echo 'the kernel benches need Google Benchmark: sudo apt-get install libbenchmark-dev' >&2; exit 1; fi
+	touch $@
+
 # The main job, end to end, on real input.
 demo: $(STAMPS)/build
 	$(BIN)/int8d demo
@@ -57,11 +64,15 @@ test-native: $(STAMPS)/venv
 	$(BIN)/cmake --build build/tests
 	build/tests/int8d_tests
 
-bench: $(STAMPS)/bench $(STAMPS)/mosquitto models/zoo/resnet18.int8.safetensors
+bench: $(STAMPS)/bench $(STAMPS)/mosquitto $(NETWORKS) bench-native
 	$(BIN)/python -m bench.report
 
-models/zoo/resnet18.int8.safetensors: | $(STAMPS)/make
-	$(BIN)/int8d-make build resnet18 --weights none -o $@
+bench-native: $(STAMPS)/venv $(STAMPS)/benchmark
+	$(CMAKE) -S . -B build/bench -DINT8D_BENCH=ON > /dev/null
+	$(BIN)/cmake --build build/bench
+
+$(NETWORKS): models/zoo/%.int8.safetensors: | $(STAMPS)/make
+	$(BIN)/int8d-make build $* --weights none -o $@
 
 lint: $(STAMPS)/lint
 	$(BIN)/ruff check .

@@ -89,6 +89,18 @@ class RouteConfig(_Table, frozen=True):
     content_type: str | None = None
 
 
+class Tuner(_Table, frozen=True):
+    """``[tuner]``. Whether each model's kernels are chosen by timing them here, once, when it is first loaded.
+
+    budget_s: for a model, at most. folder: where the answers are remembered; default ``tuner`` in the state folder that
+    systemd gives, else ``int8d/tuner`` in ``$XDG_STATE_HOME`` or ``~/.local/state``.
+    """
+
+    enabled: bool = True
+    budget_s: float = 3.0
+    folder: str = ""
+
+
 class Config(_Table, frozen=True):
     """The whole file. ``device`` names this box in its topics, below ``prefix``."""
 
@@ -97,6 +109,7 @@ class Config(_Table, frozen=True):
     model: list[ModelConfig] = []
     route: list[RouteConfig] = []
     limits: Limits = Limits()
+    tuner: Tuner = Tuner()
     prefix: str = "int8d"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stats_interval_s: float = 5.0
@@ -163,6 +176,7 @@ def _check(config: Config) -> None:
         "limits must be above zero",
     )
     require(config.limits.max_cached_bytes >= 0, "limits.max_cached_bytes must be 0 or more")
+    require(0 < config.tuner.budget_s <= _LONGEST_S, f"tuner.budget_s must lie in 0..{_LONGEST_S}")
     require(len(config.model) > 0, "no [[model]] is given; name at least one")
     names = [m.name for m in config.model]
     require(len(set(names)) == len(names), "two models have the same name")

@@ -13,7 +13,9 @@ import time
 
 from agent import __version__
 from agent.config import Config, load
+from agent.engine import Tuning
 from agent.engine import load as load_engine
+from agent.engine.answers import default_folder
 from agent.errors import BackendError, ConfigError, Int8dError, ModelError
 from agent.logs import to_stdout
 from agent.mqtt.delivery import Delivery, Route
@@ -28,6 +30,7 @@ from agent.telemetry.stats import Stats
 from agent.wire import oip
 
 log = logging.getLogger(__name__)
+_LOAD_S = 60  # more than a model takes to load, the tuner apart
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: systemd must not start it again
 
 
@@ -52,7 +55,7 @@ class Daemon:
     def __init__(self, config: Config, notifier: Notifier | None = None) -> None:
         self._config = config
         self._notifier = notifier or Notifier()
-        self._predictors = _load_models(config)
+        self._predictors = _load_models(config, self._notifier)
         self._stats = Stats({
             "device": config.device,
             "int8d": __version__,
@@ -147,11 +150,15 @@ class Daemon:
         request.answer(oip.error(code, message, request_id), "application/json", request)
 
 
-def _load_models(config: Config) -> dict[str, Predictor]:
+def _load_models(config: Config, notifier: Notifier) -> dict[str, Predictor]:
     predictors = {}
+    tuner = config.tuner
+    tuning = Tuning(tuner.folder or default_folder(), tuner.budget_s) if tuner.enabled else None
     for model in config.model:
+        if tuning is not None:  # many models may take longer than a service may take to start
+            notifier.send(f"EXTEND_TIMEOUT_USEC={round((tuner.budget_s + _LOAD_S) * 1e6)}")
         try:
-            engine = load_engine(model.path, model.threads, model.backend, spin_us=config.spin_us)
+            engine = load_engine(model.path, model.threads, model.backend, spin_us=config.spin_us, tuning=tuning)
         except Int8dError as e:
             raise ModelError(f"model '{model.name}': {e}") from e
         predictors[model.name] = Predictor(engine, model.name, model.version, config.limits)

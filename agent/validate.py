@@ -144,6 +144,9 @@ class _Validator:
         self.clamp(node.lo, node.hi, y)
         # numerics.md 3: a one-sided bound on the sum of each output channel proves that the true value fits int32.
         # A value v = q - zp lies in [-zp, 255 - zp]; padding adds v = 0, which lies inside.
+        most_bias = max(abs(int(bias.min())), abs(int(bias.max())))
+        if most_bias + 255 * 128 * math.prod(shape[1:]) < 2**31:  # whatever the weights are: no need to read them
+            return
         least, most = -canonical_zero_point(x), 255 - canonical_zero_point(x)
         flat = weight.reshape(shape[0], -1)
         positive = np.maximum(flat, 0).sum(axis=1, dtype=np.int64)

@@ -3,9 +3,8 @@
     python -m bench.roundtrip [--messages 500] [--json]
 
 In turn, one message each: to the agent with the digits model (a picture in, a prediction out), and to a process of a
-few
-lines of paho that sends back what it gets. Same client, same payload, QoS 1, one at a time, warm. Also: how soon after
-its start the agent is ready, and its memory.
+few lines of paho that sends back what it gets. Same client, same payload, QoS 1, one at a time, warm. Also: how soon
+after its start the agent is ready, and its memory.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from bench.table import paragraph, table
 from tests.agent_process import Agent, picture
 from tests.broker import Mosquitto
 
@@ -102,6 +103,23 @@ def _rounds(port: int, messages: int) -> dict[str, Any]:
         result[name] = {"p50_us": collected[messages // 2], "p99_us": collected[messages * 99 // 100]}
     result["ratio_p50"] = round(result["agent"]["p50_us"] / result["echo"]["p50_us"], 2)
     return result
+
+
+def report(r: dict[str, Any]) -> Iterator[str]:
+    """The section of docs/performance.md."""
+    yield from ("", "## A message there and back")
+    yield from paragraph(
+        "`python -m bench.roundtrip --messages 1000`: one message at a time through mosquitto on loopback, QoS 1, MQTT",
+        "5; the agent decodes a PNG, runs the digits model and replies; the echo is a bare paho process. Interleaved,",
+        "microseconds.",
+    )
+    yield ""
+    yield from table(["", "p50", "p99"], [["bare echo", r["echo"]["p50_us"], r["echo"]["p99_us"]],
+                                          ["int8d", r["agent"]["p50_us"], r["agent"]["p99_us"]]])  # fmt: skip
+    yield from paragraph(
+        f"Ratio of the medians {r['ratio_p50']}; the kernels take {r['p50_kernel_us']} us of it. The daemon was ready",
+        f"{r['ready_s']:.2f} s after its start and held {r['resident_mb']:.0f} MB.",
+    )
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 #pragma once
 #include <benchmark/benchmark.h>
 
+#include <array>
 #include <random>
 #include <vector>
 
@@ -13,10 +14,14 @@ namespace int8d::bench {
 
 // Adds "GMAC/s" and "of_peak" (the share of the register-only loop, measured at the first call) to a bench.
 inline void report(benchmark::State& state, Isa isa, double macs) {
-  static const double peaks[] = {0, peak_gmacs(Isa::avx2), peak_gmacs(Isa::avxvnni), peak_gmacs(Isa::avx512vnni), 0};
+  static const std::array<double, kIsas> peaks = [] {
+    std::array<double, kIsas> found{};
+    for (Isa each : supported_isas()) found[static_cast<size_t>(each)] = peak_gmacs(each);
+    return found;
+  }();
   using benchmark::Counter;
   state.counters["GMAC/s"] = Counter(macs * 1e-9, Counter::kIsIterationInvariantRate);
-  const double peak = peaks[static_cast<int>(isa)];
+  const double peak = peaks[static_cast<size_t>(isa)];
   if (peak > 0) state.counters["of_peak"] = Counter(macs * 1e-9 / peak, Counter::kIsIterationInvariantRate);
 }
 

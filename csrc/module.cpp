@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "kernels/common/cpu.h"
+#include "kernels/peak/peak.h"
 #include "program/program.h"
 
 namespace py = pybind11;
@@ -20,6 +22,11 @@ template <typename T>
 std::span<const T> span(const Array<T>& array) {
   return {array.data(), static_cast<size_t>(array.size())};
 }
+
+// The builder reads an operator's arrays when it builds: they must outlive it.
+using Weight = py::keep_alive<1, 5>;
+using Bias = py::keep_alive<1, 6>;
+using Multiplier = py::keep_alive<1, 7>;
 
 int8d::WeightsDef weights(const Array<int8_t>& weight, const Array<int32_t>& bias, const Array<float>& multiplier,
                           int lo, int hi) {
@@ -73,7 +80,19 @@ std::vector<int64_t> profile(Program& program, const std::vector<py::array>& inp
 py::list steps(const Program& program) {
   py::list list;
   for (const int8d::StepInfo& step : program.steps())
-    list.append(py::dict(py::arg("names") = step.names, py::arg("kernel") = step.kernel, py::arg("macs") = step.macs));
+    list.append(py::dict(py::arg("names") = step.names, py::arg("kernel") = step.kernel, py::arg("macs") = step.macs,
+                         py::arg("split") = int8d::split_name(step.split)));
+  return list;
+}
+
+py::list options(const Builder& builder) {
+  py::list list;
+  for (const int8d::Option& option : builder.options()) {
+    py::list candidates;
+    for (const int8d::Choice& c : option.candidates)
+      candidates.append(py::make_tuple(c.kernel, int8d::split_name(c.split), c.fused));
+    list.append(py::make_tuple(option.op, option.taker, candidates));
+  }
   return list;
 }
 
@@ -86,9 +105,13 @@ PYBIND11_MODULE(_kernels, m) {
     for (int8d::Isa isa : int8d::supported_isas()) names.emplace_back(int8d::isa_name(isa));
     return names;
   });
+  m.def("cpu", &int8d::cpu_name);
   m.def(
       "resolve_isa", [](const std::string& name) { return int8d::isa_name(int8d::resolve_isa(name)); },
       py::arg("isa") = "auto");
+  m.def(
+      "peak_gmacs", [](const std::string& name) { return int8d::peak_gmacs(int8d::resolve_isa(name)); },
+      py::arg("isa") = "auto", py::call_guard<py::gil_scoped_release>());
 
   py::class_<Program>(m, "Program")
       .def("run", &run, py::arg("inputs"), py::arg("outputs"))
@@ -111,20 +134,30 @@ PYBIND11_MODULE(_kernels, m) {
            })
       .def("input", &Builder::input)
       .def("output", &Builder::output)
-      .def("conv2d",
-           [](Builder& b, const std::string& name, int in, int out, const Array<int8_t>& weight,
-              const Array<int32_t>& bias, const Array<float>& multiplier, std::array<int, 2> stride,
-              std::array<int, 4> padding, std::array<int, 2> dilation, int groups, int lo, int hi) {
-             if (weight.ndim() != 4)
-               throw std::invalid_argument(name + ": the weight must be [oc, kh, kw, ic / groups]");
-             b.conv2d(name, in, out, weights(weight, bias, multiplier, lo, hi),
-                      window({static_cast<int>(weight.shape(1)), static_cast<int>(weight.shape(2))}, stride, padding,
-                             dilation),
-                      groups);
+      .def("choose",
+           [](Builder& b, const std::string& name, const std::string& kernel, const std::string& split, bool fused) {
+             b.choose(name, {kernel, int8d::split_named(split).value_or(int8d::Split::automatic), fused});
            })
-      .def("linear", [](Builder& b, const std::string& name, int in, int out, const Array<int8_t>& weight,
-                        const Array<int32_t>& bias, const Array<float>& multiplier, int lo,
-                        int hi) { b.linear(name, in, out, weights(weight, bias, multiplier, lo, hi)); })
+      .def("options", &options)
+      .def(
+          "conv2d",
+          [](Builder& b, const std::string& name, int in, int out, const Array<int8_t>& weight,
+             const Array<int32_t>& bias, const Array<float>& multiplier, std::array<int, 2> stride,
+             std::array<int, 4> padding, std::array<int, 2> dilation, int groups, int lo, int hi) {
+            if (weight.ndim() != 4)
+              throw std::invalid_argument(name + ": the weight must be [oc, kh, kw, ic / groups]");
+            b.conv2d(name, in, out, weights(weight, bias, multiplier, lo, hi),
+                     window({static_cast<int>(weight.shape(1)), static_cast<int>(weight.shape(2))}, stride, padding,
+                            dilation),
+                     groups);
+          },
+          Weight(), Bias(), Multiplier())
+      .def(
+          "linear",
+          [](Builder& b, const std::string& name, int in, int out, const Array<int8_t>& weight,
+             const Array<int32_t>& bias, const Array<float>& multiplier, int lo,
+             int hi) { b.linear(name, in, out, weights(weight, bias, multiplier, lo, hi)); },
+          Weight(), Bias(), Multiplier())
       .def("max_pool2d",
            [](Builder& b, const std::string& name, int in, int out, std::array<int, 2> kernel,
               std::array<int, 2> stride, std::array<int, 4> padding,
@@ -152,5 +185,5 @@ PYBIND11_MODULE(_kernels, m) {
       .def("dequantize", &Builder::dequantize)
       .def("softmax", [](Builder& b, const std::string& name, int in, int out,
                          const Array<int32_t>& table) { b.softmax(name, in, out, span(table)); })
-      .def("build", &Builder::build);
+      .def("build", &Builder::build, py::call_guard<py::gil_scoped_release>());
 }

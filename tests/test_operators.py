@@ -31,6 +31,20 @@ def test_every_backend_gives_the_reference_bytes(operator: str) -> None:
                 )
 
 
+def test_a_window_too_large_for_the_vector_kernels_runs_on_the_reference() -> None:
+    for groups in (1, 6):
+        rng = np.random.default_rng(groups)
+        s = Sketch(rng)
+        x = s.tensor((1, 20, 20, 6))
+        model = s.model([x], [s.conv(x, 6, (17, 17), (1, 1), (0, 0, 0, 0), groups=groups)])
+        inputs = random_inputs(model, rng)
+        (expected,) = evaluate(model.header.graph, model.constants, inputs).values()
+        engine = load(model, 2)
+        assert "ref" in engine.steps()[0].kernel
+        (got,) = engine.run(inputs).values()
+        assert got.tobytes() == expected.tobytes()
+
+
 def _difference(got: np.ndarray, expected: np.ndarray) -> str:
     wrong = np.argwhere(got != expected)
     at = tuple(wrong[0])

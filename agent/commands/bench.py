@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import time
+import sys
+import textwrap
 from typing import Any
 
 import msgspec
+
+from agent.commands import tuning
+from agent.engine import Tuning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model file")
     parser.add_argument("--threads", default="1", help="one number, or several with commas (default: 1)")
     parser.add_argument("--backend", choices=["auto", "native", "torch"], default="auto")
-    parser.add_argument("--vs", default="", metavar="PEERS", help="onnxruntime, openvino: the same network, in turns")
+    peers = "openvino, onnxruntime, litert, torch, onnxruntime-float"
+    parser.add_argument("--vs", default="", metavar="PEERS", help=f"{peers}: the same network, in turns")
+    parser.add_argument("--isa", help="the most that int8d, and each peer as far as it can be limited, may use")
     parser.add_argument("--layers", action="store_true", help="the time of each layer")
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure (default: 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure each contender (default: 2)")
+    parser.add_argument("--tune", action="store_true", help="time the kernel choices first, and remember the best")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    tuning.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,53 +34,79 @@ def run(args: argparse.Namespace) -> int:
         threads = [int(t) for t in args.threads.split(",")]
     except ValueError as e:
         raise InputError(f"--threads takes numbers, not '{args.threads}'") from e
+    failed = False
+    known = tuning.remembered(args)
     for count in threads:
+        if args.tune:
+            tune(args.model, count, args.backend, args.isa or "auto", known)
         if args.vs:
-            from agent.modelfile import read
             from agent.peers.judge import compare
 
-            result = compare(read(args.model), args.vs.split(","), count, args.seconds)
+            result = compare(args.model, args.vs.split(","), count, args.seconds, args.isa, known.folder)
             text = compared(result)
+            failed = failed or bool(result["failed"])
         else:
-            result = measure(args.model, count, args.backend, args.seconds)
+            result = measure(args.model, count, args.backend, args.seconds, args.isa or "auto", known)
             text = (
                 f"{result['model']} on {result['backend']} ({result['isa']}), {count} threads, {result['runs']} runs: "
                 f"min {result['min_ms']:.3f} ms, p50 {result['p50_ms']:.3f} ms, p95 {result['p95_ms']:.3f} ms, "
                 f"{result['gmac_per_s']:.1f} GMAC/s at the median"
             )
         if args.layers:
-            result["layers"] = layers(args.model, count, args.backend)
+            result["layers"] = layers(args.model, count, args.backend, args.isa or "auto", known)
             text += "\n" + "\n".join(
                 f"  {r['us']:9.1f} us  {r['gmac_per_s']:6.1f} GMAC/s  {r['name']:24} {r['kernel']}"
                 for r in result["layers"]
             )
         print(msgspec.json.encode(result).decode() if args.json else text, flush=True)
-    return 0
+    return 2 if failed else 0
+
+
+def tune(path: str, threads: int, backend: Any, isa: str, known: Tuning) -> None:
+    """Tunes a model, whatever is remembered, and says on stderr what came of it."""
+    from agent.engine import load
+    from agent.engine.tuner import BUDGET_S
+
+    found = load(path, threads, backend, isa, tuning=Tuning(known.folder, BUDGET_S, again=True)).tuned
+    if found is not None:
+        print(f"tuned for {threads} threads: {found.answer}", file=sys.stderr)
 
 
 def compared(result: dict[str, Any]) -> str:
-    """A comparison for people."""
+    """A comparison for people, within 100 columns."""
+    threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
+    limit = f", limited to {result['limit']}" if result["limit"] else ""
+    best = f"{result['ratio']:.2f} of {result['best_peer']}'s median" if result["best_peer"] else "no peer to compare"
+    peak = ""
+    if result["of_peak"]:
+        roof = f"{result['peak_gmac_per_s']:.0f} that {result['isa']} reaches in registers"
+        peak = f", {100 * result['of_peak']:.0f} % of the {roof}"
     lines = [
-        f"{result['model']}, {result['threads']} threads, {result['isa']}: {result['ratio']:.2f} of the best peer's "
-        f"median, {result['gmac_per_s']:.1f} GMAC/s"
+        f"{result['model']}, {threads}{limit}: {best}",
+        f"  {result['gmac_per_s']:.1f} GMAC/s{peak}",
+        f"  {'milliseconds':24}{'min':>9}{'p50':>9}{'p95':>9}{'GMAC/s':>9}{'int8d / it':>12}{'equal':>9}{'off':>13}",
     ]
-    for name, figures in result["contenders"].items():
-        agreement = result["agreement"].get(name)
-        same = f"   {100 * agreement['equal']:.1f} % of outputs equal ours" if agreement else ""
-        label = f"{name} {result['versions'].get(name, '')}".strip()
-        lines.append(
-            f"  {label:22} min {figures['min_ms']:8.3f}   p50 {figures['p50_ms']:8.3f}   "
-            f"p95 {figures['p95_ms']:8.3f} ms{same}"
-        )
+    for name, row in result["contenders"].items():
+        label = f"{name} {row.get('version', '')}".strip()
+        line = f"  {label:24}{row['min_ms']:9.3f}{row['p50_ms']:9.3f}{row['p95_ms']:9.3f}{row['gmac_per_s']:9.1f}"
+        if name != "int8d":
+            line += f"{row['ratio']:12.2f}{100 * row['equal']:7.1f} %{100 * row['difference']:11.2f} %"
+        lines.append(line)
+    notes = [
+        f"{name}: {', '.join(filter(None, (row['ran'], row['limit'])))}" for name, row in result["contenders"].items()
+    ]
+    notes += [f"{name} did not run: {why}" for name, why in result["failed"].items()]
+    lines += [textwrap.fill(note, 100, initial_indent="  ", subsequent_indent="    ") for note in notes]
     return "\n".join(lines)
 
 
-def layers(path: str, threads: int, backend: Any, runs: int = 200) -> list[dict[str, Any]]:
+def layers(
+    path: str, threads: int, backend: Any, isa: str = "auto", tuning: Tuning | None = None, runs: int = 200
+) -> list[dict[str, Any]]:
     """The median microseconds of each node that takes any, in order."""
-    from agent.engine import load
-    from agent.peers.judge import noise
+    from agent.engine import load, noise
 
-    engine = load(path, threads, backend, spin_us=2000)
+    engine = load(path, threads, backend, isa, spin_us=2000, tuning=tuning)
     inputs = noise(engine)
     taken = [engine.profile(inputs) for _ in range(runs)]
     rows = []
@@ -84,34 +118,22 @@ def layers(path: str, threads: int, backend: Any, runs: int = 200) -> list[dict[
     return rows
 
 
-def measure(path: str, threads: int, backend: Any, seconds: float) -> dict[str, Any]:
+def measure(
+    path: str, threads: int, backend: Any, seconds: float, isa: str = "auto", tuning: Tuning | None = None
+) -> dict[str, Any]:
     """Times ``Engine.run`` on seeded noise, warm. Milliseconds."""
-    from agent.engine import load
-    from agent.peers.judge import noise
+    from agent.engine import load, noise
+    from agent.peers.timing import figures, timed_slice
 
-    engine = load(path, threads, backend)
+    engine = load(path, threads, backend, isa, tuning=tuning)
     inputs = noise(engine)
-    warm = time.perf_counter() + min(0.5, seconds / 4)
-    while time.perf_counter() < warm:
-        engine.run(inputs)
-    times: list[float] = []
-    until = time.perf_counter() + seconds
-    while not times or time.perf_counter() < until:
-        start = time.perf_counter()
-        engine.run(inputs)
-        times.append(time.perf_counter() - start)
-    times.sort()
-    p50 = times[len(times) // 2]
+    timed_slice(lambda: engine.run(inputs), min(0.5, seconds / 4))  # warm
+    times = timed_slice(lambda: engine.run(inputs), seconds)
     macs = sum(s.macs for s in engine.steps())
     return {
         "model": engine.header.name,
         "backend": engine.backend,
         "isa": engine.isa,
         "threads": threads,
-        "runs": len(times),
-        "min_ms": times[0] * 1e3,
-        "p50_ms": p50 * 1e3,
-        "p95_ms": times[len(times) * 95 // 100] * 1e3,
         "macs": macs,
-        "gmac_per_s": macs / p50 / 1e9,
-    }
+    } | figures(times, macs)

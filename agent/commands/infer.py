@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from agent.commands import files
+from agent.commands import files, tuning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--backend", choices=["auto", "native", "torch"], default="auto")
     parser.add_argument("--json", action="store_true", help="print a reply a line")
+    tuning.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from agent.errors import InputError
     from agent.predict import Predictor
 
-    predictor = Predictor(load(args.model, args.threads, args.backend))
+    predictor = Predictor(load(args.model, args.threads, args.backend, tuning=tuning.remembered(args)))
     failed = 0
     for path in args.files:
         try:

@@ -1,6 +1,7 @@
 """A model file becomes something that runs: ``load(path) -> Engine``."""
 
-from agent.engine.engine import Engine, TensorInfo, load
+from agent.engine.answers import Tuning
+from agent.engine.engine import Engine, TensorInfo, load, noise
 from agent.engine.segment import StepInfo
 
-__all__ = ["Engine", "StepInfo", "TensorInfo", "load"]
+__all__ = ["Engine", "StepInfo", "TensorInfo", "Tuning", "load", "noise"]

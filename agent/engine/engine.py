@@ -12,7 +12,7 @@ import importlib.util
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,9 @@ import numpy as np
 
 from agent import arithmetic
 from agent import graph as g
-from agent.engine import native
+from agent.engine import native, tuner
+from agent.engine.answers import Remembered, Tuning, key_of
+from agent.engine.choice import Choices, Option
 from agent.engine.segment import Array, Segment, StepInfo
 from agent.errors import BackendError, InputError
 from agent.modelfile import Header, Model, read
@@ -57,6 +59,7 @@ class Engine:
         self.isa = next((s.isa for s in segments if s.backend == "native"), "torch")
         self.arena_bytes = sum(s.arena_bytes for s in segments)
         self.weight_bytes = sum(s.weight_bytes for s in segments)
+        self.tuned: Remembered | None = None  # the tuner's answer that it was built by
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays by input name to arrays by output name.
@@ -90,6 +93,10 @@ class Engine:
         """How each node runs, in order."""
         return [step for segment in self._segments for step in segment.steps()]
 
+    def options(self) -> list[Option]:
+        """The nodes that can be had in several ways."""
+        return [option for segment in self._segments for option in segment.options]
+
     def _checked(self, array: Array, info: TensorInfo) -> Array:
         if array.shape != info.shape:
             raise InputError(f"input '{info.name}' has shape {list(array.shape)}, the model takes {list(info.shape)}")
@@ -116,12 +123,14 @@ def load(
     backend: Backend = "auto",
     isa: str = "auto",
     spin_us: int = 50,
+    tuning: Tuning | None = None,
 ) -> Engine:
     """Reads, validates and prepares a model.
 
     threads: workers of a run, the caller among them. backend: ``auto`` is native where there is a kernel, else torch.
     isa: an instruction set of ``native.isas()``, or ``auto``: the variable INT8D_ISA, else the best of this CPU.
     spin_us: how long a waiting worker spins before it sleeps, in microseconds.
+    tuning: where the tuner's answers are remembered, and whether to look for one; None: the default choices.
     Raises ``ModelError`` for a bad file, ``BackendError`` where no backend here can run a node.
     """
     if not 1 <= threads <= 256:
@@ -145,14 +154,66 @@ def load(
         log.warning("model %s: %d of %d operators run in torch%s: %s", model.header.name, len(in_torch),
                     len(graph.nodes), why, names)  # fmt: skip
     fallback = {n.name for n in in_torch}
+
+    def build(choices: Choices) -> Engine:
+        return Engine(model.header, _segments(model, fallback, threads, isa, spin_us, choices), threads)
+
     try:
-        segments = _segments(model, fallback, threads, isa, spin_us)
+        tuned = _tuned(model, threads, isa, tuning, build) if use_native and tuning is not None else None
+        engine = build(tuned.answer.choices if tuned else {})
     except ValueError as e:  # from the builder: a forced instruction set that is not here
         raise BackendError(str(e)) from e
-    return Engine(model.header, segments, threads)
+    engine.tuned = tuned
+    return engine
 
 
-def _segments(model: Model, fallback: set[str], threads: int, isa: str, spin_us: int) -> list[Segment]:
+def noise(engine: Engine) -> dict[str, Any]:
+    """Seeded inputs that fit the engine."""
+    rng = np.random.default_rng(0)
+    inputs: dict[str, Any] = {}
+    for info in engine.inputs.values():
+        bytes_ = rng.integers(0, 256, info.shape).astype(np.uint8)
+        inputs[info.name] = {"u8": bytes_, "s8": bytes_.view(np.int8), "f32": bytes_.astype(np.float32)}[info.dtype]
+    return inputs
+
+
+class _Trial:
+    """What the tuner asks of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._inputs = engine, noise(engine)
+
+    def run(self) -> object:
+        return self._engine.run(self._inputs)
+
+    def profile(self) -> Mapping[str, int]:
+        return self._engine.profile(self._inputs)
+
+    def plan(self) -> Mapping[str, str]:
+        return {s.name: f"{s.kernel} {s.split}" for s in self._engine.steps()}
+
+
+def _tuned(
+    model: Model, threads: int, isa: str, tuning: Tuning, build: Callable[[Choices], Engine]
+) -> Remembered | None:
+    """What is remembered for the model, or found now."""
+    key = key_of(model, isa, threads)
+    known = tuning.recall(key)
+    if tuning.budget_s <= 0 or (known and not tuning.again):
+        return known
+    options = build({}).options()
+    if not options:
+        return None
+    log.info("model %s: timing the choices of %d operators on this box, for %.1f s at most", model.header.name,
+             len(options), tuning.budget_s)  # fmt: skip
+    answer = tuner.tune(lambda choices: _Trial(build(choices)), options, tuning.budget_s)
+    log.info("model %s: after %.2f s: %s", model.header.name, answer.spent_s, answer)
+    return tuning.remember(key, model.header.name, answer)
+
+
+def _segments(
+    model: Model, fallback: set[str], threads: int, isa: str, spin_us: int, choices: Choices
+) -> list[Segment]:
     graph = model.header.graph
     groups = [list(nodes) for _, nodes in itertools.groupby(graph.nodes, lambda n: n.name in fallback)]
     segments: list[Segment] = []
@@ -169,7 +230,9 @@ def _segments(model: Model, fallback: set[str], threads: int, isa: str, spin_us:
             used = {k: v for k, v in model.constants.items() if any(_mentions(n, k) for n in nodes)}
             segments.append(TorchSegment(graph, used, nodes, reads, gives))
         else:
-            segments.append(native.NativeSegment(graph, model.constants, nodes, reads, gives, threads, isa, spin_us))
+            segments.append(
+                native.NativeSegment(graph, model.constants, nodes, reads, gives, threads, isa, spin_us, choices)
+            )
     return segments
 
 

@@ -6,7 +6,10 @@ bytes are flipped at the border of the program. The value of an element does not
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from agent import arithmetic
 from agent import graph as g
+from agent.engine.choice import Choice, Choices, Option, Split
 from agent.engine.segment import Array, StepInfo
 
 try:
@@ -41,6 +45,27 @@ def isas() -> list[str]:
     return _kernels.isas() if available() else []
 
 
+def resolve_isa(isa: str) -> str:
+    """The instruction set that ``isa`` stands for here. Raises ValueError where there is none."""
+    return _kernels.resolve_isa(isa)
+
+
+def cpu() -> str:
+    """Names this processor."""
+    return _kernels.cpu()
+
+
+@functools.cache
+def kernels_digest() -> str:
+    """Names the kernels' very build."""
+    return hashlib.sha256(Path(_kernels.__file__).read_bytes()).hexdigest()[:32]
+
+
+def peak_gmacs(isa: str) -> float:
+    """10^9 multiply-accumulates a second of one thread when nothing but registers is touched; 0 for the reference."""
+    return _kernels.peak_gmacs(isa) if available() else 0.0
+
+
 class NativeSegment:
     """Consecutive nodes as one program. ``inputs`` and ``outputs`` name the tensors that cross its border."""
 
@@ -56,12 +81,15 @@ class NativeSegment:
         threads: int,
         isa: str,
         spin_us: int = 50,
+        choices: Choices | None = None,
     ) -> None:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         tensors = {t.name: t for t in graph.tensors}
         self._outputs = [tensors[name] for name in outputs]
         self._nodes = tuple(nodes)
         builder = _kernels.Builder(isa, threads, spin_us)
+        for name, c in (choices or {}).items():
+            builder.choose(name, c.kernel, c.split, c.fused)
         lowering = _Lowering(builder, tensors, constants)
         for name in inputs:
             builder.input(lowering.id(name), tensors[name].dtype == "s8")
@@ -69,6 +97,7 @@ class NativeSegment:
             lowering.lower(node)
         for name in outputs:
             builder.output(lowering.id(name), tensors[name].dtype == "s8")
+        self.options = tuple(_option(*option) for option in builder.options())
         self.program = builder.build()
         self.isa = self.program.isa
         self.arena_bytes, self.weight_bytes = self.program.arena_bytes, self.program.weight_bytes
@@ -95,8 +124,14 @@ class NativeSegment:
             names = cast(list[str], step["names"])
             for i, name in enumerate(names):
                 fused = f" (in {names[0]})" if i else ""
-                kernels[name] = (str(step["kernel"]) + fused, 0 if i else cast(int, step["macs"]))
+                split = str(step["split"]).replace("auto", "")
+                kernels[name] = (str(step["kernel"]) + fused, 0 if i else cast(int, step["macs"]), split)
         return [StepInfo(node.name, "native", *kernels[node.name]) for node in self._nodes]
+
+
+def _option(operator: str, taker: str, candidates: Sequence[tuple[str, str, bool]]) -> Option:
+    choices = (Choice(kernel, cast(Split, split), fused) for kernel, split, fused in candidates)
+    return Option(operator, taker, tuple(choices))
 
 
 class _Lowering:

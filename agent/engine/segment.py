@@ -9,17 +9,23 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.engine.choice import Option
+
 Array = NDArray[np.generic]
 
 
 @dataclass(frozen=True)
 class StepInfo:
-    """How one node runs: ``kernel`` names the variant; ``macs`` counts multiply-accumulates of one run."""
+    """How one node runs: ``kernel`` names the variant; ``macs`` counts multiply-accumulates of one run.
+
+    split: what several threads share, ``rows`` or ``panels`` of output channels; empty where there is no choice.
+    """
 
     name: str
     backend: str
     kernel: str
     macs: int
+    split: str = ""
 
 
 class Segment(Protocol):
@@ -31,6 +37,7 @@ class Segment(Protocol):
     outputs: tuple[str, ...]
     arena_bytes: int
     weight_bytes: int
+    options: tuple[Option, ...]  # nodes that can be had in several ways
 
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]: ...
 

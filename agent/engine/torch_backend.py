@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from agent import arithmetic
 from agent import graph as g
+from agent.engine.choice import Option
 from agent.engine.segment import Array, StepInfo
 from agent.errors import BackendError
 from agent.validate import node_inputs, node_outputs, operator_name
@@ -30,6 +31,7 @@ class TorchSegment:
     """Consecutive nodes, run one by one. See ``agent.engine.segment.Segment``."""
 
     backend = "torch"
+    options: tuple[Option, ...] = ()
     isa = "torch"
     arena_bytes = 0
 

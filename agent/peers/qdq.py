@@ -1,12 +1,13 @@
 """A graph as ONNX in QDQ form: u8 activations per tensor, s8 weights per channel, what the int8 paths of ONNX Runtime
 and OpenVINO are made for. The quantized network is the very same: weights, biases, scales and zero points.
 
-The model takes the u8 inputs in NCHW and gives the outputs of the graph.
+The model takes the u8 inputs in NCHW and gives the outputs of the graph. ``to_float_onnx`` writes the same network
+without any quantization: float32 inputs and weights, the values that the integers stand for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from agent import graph as g
 from agent.errors import BackendError
 from agent.modelfile import Model
+from agent.peers import forms
 
 OPSET = 20
 _TYPES = {"u8": TensorProto.UINT8, "s8": TensorProto.INT8, "f32": TensorProto.FLOAT}
@@ -30,15 +32,24 @@ _FUNCTIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def to_onnx(model: Model) -> onnx.ModelProto:
-    """Raises ``BackendError`` with the node's name for an operator that has no QDQ form."""
-    return _Export(model).run()
+def to_onnx(model: Model, loose: Collection[str] = ()) -> onnx.ModelProto:
+    """loose: tensors that stay in float, see ``agent.peers.forms``.
+
+    Raises ``BackendError`` with the node's name for an operator that has no QDQ form.
+    """
+    return _Export(model, frozenset(loose), in_float=False).run()
+
+
+def to_float_onnx(model: Model) -> onnx.ModelProto:
+    """The network without quantization. Raises as ``to_onnx`` does."""
+    return _Export(model, frozenset(t.name for t in model.header.graph.tensors), in_float=True).run()
 
 
 class _Export:
-    def __init__(self, model: Model) -> None:
-        self.graph, self.constants = model.header.graph, model.constants
+    def __init__(self, model: Model, loose: frozenset[str], in_float: bool) -> None:
+        self.graph, self.constants, self.loose, self.in_float = model.header.graph, model.constants, loose, in_float
         self.tensors = {t.name: t for t in self.graph.tensors}
+        self.floats: dict[str, str] = {}  # a loose tensor's name to that of its value
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
@@ -46,6 +57,9 @@ class _Export:
         for node in self.graph.nodes:
             getattr(self, "_" + str(node.__struct_config__.tag))(node)
         inputs = [self.value(name) for name in self.graph.inputs]
+        for name in self.loose & set(self.graph.outputs):
+            if self.tensors[name].dtype != "f32":
+                self.emit("Identity", [self.floats[name]], name)
         outputs = [self.value(name) for name in self.graph.outputs]
         proto = helper.make_graph(self.nodes, "int8d", inputs, outputs, self.initializers)
         made = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)])
@@ -55,7 +69,8 @@ class _Export:
 
     def value(self, name: str) -> onnx.ValueInfoProto:
         t = self.tensors[name]
-        return helper.make_tensor_value_info(name, _TYPES[t.dtype], _nchw(t.shape))
+        kind = "f32" if name in self.loose else t.dtype
+        return helper.make_tensor_value_info(name, _TYPES[kind], _nchw(t.shape))
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         self.initializers.append(numpy_helper.from_array(array.copy(), name))
@@ -74,36 +89,42 @@ class _Export:
 
     def dequantized(self, name: str, user: str) -> str:
         """The value in float; each reader has a node of its own, as the fusers want it."""
+        if name in self.loose:
+            return self.floats.get(name, name)
         output = f"{name}/dq/{user}"
         return self.emit("DequantizeLinear", [name, *self.quantization(output, self.tensors[name])], output)
 
     def quantized(self, value: str, name: str, lo: int | None = None, hi: int | None = None) -> None:
         """Clamps, where the container does not do it by itself, and quantizes."""
         t = self.tensors[name]
-        low, high = (-128, 127) if t.dtype == "s8" else (0, 255)
-        if (lo is not None and lo > low) or (hi is not None and hi < high):
-            if lo == t.zero_point and hi == high:
-                value = self.emit("Relu", [value], f"{name}/relu")
-            else:
-                assert lo is not None
-                assert hi is not None
-                bounds = [(q - t.zero_point) * t.scale for q in (lo, hi)]
-                names = [
-                    self.constant(f"{name}/{side}", np.array(b, np.float32))
-                    for side, b in zip(("min", "max"), bounds, strict=True)
-                ]
-                value = self.emit("Clip", [value, *names], f"{name}/clip")
-        self.emit("QuantizeLinear", [value, *self.quantization(f"{name}/q", t)], name)
+        clamp = forms.clamp(t, lo, hi, in_float=name in self.loose)
+        if clamp == forms.RELU:
+            value = self.emit("Relu", [value], f"{name}/relu")
+        elif clamp is not None:
+            names = [
+                self.constant(f"{name}/{side}", np.array(bound, np.float32))
+                for side, bound in zip(("min", "max"), clamp, strict=True)
+            ]
+            value = self.emit("Clip", [value, *names], f"{name}/clip")
+        if name in self.loose:
+            self.floats[name] = value
+        else:
+            self.emit("QuantizeLinear", [value, *self.quantization(f"{name}/q", t)], name)
 
     def weights(self, node: g.Conv2d | g.Linear, weight: NDArray[Any]) -> list[str]:
-        x, y = self.tensors[node.input], self.tensors[node.output]
-        multiplier = self.constants[node.multiplier].astype(np.float64)
-        scale = (multiplier * y.scale / x.scale).astype(np.float32)
+        scale = forms.weight_scale(node, self.tensors, self.constants)
+        bias_scale = scale * np.float32(self.tensors[node.input].scale)
+        if self.in_float:
+            across = scale.reshape(-1, *[1] * (weight.ndim - 1))
+            return [
+                self.constant(f"{node.output}/weight", weight * across),
+                self.constant(f"{node.output}/bias", self.constants[node.bias].astype(np.float32) * bias_scale),
+            ]
         zero = np.zeros(len(scale), np.int8)
         dequantized = []
         for part, array, s, z in (
             ("weight", weight, scale, zero),
-            ("bias", self.constants[node.bias], scale * np.float32(x.scale), zero.astype(np.int32)),
+            ("bias", self.constants[node.bias], bias_scale, zero.astype(np.int32)),
         ):
             name = f"{node.output}/{part}"
             inputs = [self.constant(f"{name}/{k}", v) for k, v in (("q", array), ("scale", s), ("zero_point", z))]
@@ -165,8 +186,7 @@ class _Export:
         self.quantized(y, node.output)
 
     def _concat(self, node: g.Concat) -> None:
-        rank = len(self.tensors[node.output].shape)
-        axis = (0, 2, 3, 1)[node.axis] if rank == 4 else node.axis
+        axis = forms.nchw_axis(node.axis, len(self.tensors[node.output].shape))
         inputs = [self.dequantized(name, f"{node.name}/{i}") for i, name in enumerate(node.inputs)]
         self.quantized(self.emit("Concat", inputs, f"{node.output}/float", axis=axis), node.output)
 
@@ -182,6 +202,9 @@ class _Export:
         self.quantized(node.input, node.output)
 
     def _dequantize(self, node: g.Dequantize) -> None:
+        if node.input in self.loose:
+            self.floats[node.output] = self.emit("Identity", [self.floats[node.input]], node.output)
+            return
         t = self.tensors[node.input]
         self.emit("DequantizeLinear", [node.input, *self.quantization(f"{node.output}/dq", t)], node.output)
 

@@ -1,16 +1,27 @@
-// Takes operators, checks each against its tensors, chooses its kernel and packs its weights.
+// Takes operators, checks each against its tensors, chooses its kernel; packs all weights at the end.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <stdexcept>
+#include <unordered_map>
 
 #include "ops.h"
+#include "parallel.h"
 #include "plan.h"
 
 namespace int8d {
 
 struct Builder::Impl {
+  // An operator's weights, still to be packed.
+  struct Packing {
+    size_t op, bytes;
+    std::function<void(Op&)> pack;
+  };
+
   Sketch sketch;
   std::vector<bool> produced;
+  std::unordered_map<std::string, Choice> choices;
+  std::vector<Packing> packings;
 
   [[noreturn]] static void fail(const std::string& name, const std::string& why) {
     throw std::invalid_argument(name + ": " + why);
@@ -37,8 +48,35 @@ struct Builder::Impl {
   }
   template <typename Params>
   void push(const std::string& name, std::vector<int> inputs, int output, Params params) {
-    sketch.ops.push_back({name, std::move(inputs), output, std::move(params)});
+    sketch.ops.push_back({name, std::move(inputs), output, std::move(params), choice(name)});
     produced[static_cast<size_t>(output)] = true;
+  }
+  Choice choice(const std::string& name) const {
+    const auto found = choices.find(name);
+    return found == choices.end() ? Choice{} : found->second;
+  }
+
+  // For the operator pushed last: the first of these kernels that can prove its sums packs the weights.
+  template <typename Params, typename Kernel>
+  void pack_later(const ConvDef& def, std::vector<const Kernel*> kernels) {
+    packings.push_back({sketch.ops.size() - 1, def.weight.size(), [def, kernels = std::move(kernels)](Op& op) {
+                          Params& params = std::get<Params>(op.params);
+                          for (const Kernel* kernel : kernels) {
+                            params.kernel = kernel;
+                            params.packed = kernel->pack(def);
+                            if (params.packed) return;
+                          }
+                        }});
+  }
+  void push_linear(const std::string& name, int in, int out, const ConvDef& def) {
+    const LinearKernel* kernel = &linear_kernel(sketch.isa);
+    push(name, {in}, out, LinearOp{kernel, nullptr});
+    pack_later<LinearOp>(def, std::vector{kernel});
+  }
+  void pack_all() {
+    std::stable_sort(packings.begin(), packings.end(),
+                     [](const Packing& a, const Packing& b) { return a.bytes > b.bytes; });
+    parallel_for(packings.size(), sketch.threads, [this](size_t i) { packings[i].pack(sketch.ops[packings[i].op]); });
   }
 
   static void check_clamp(int lo, int hi, const std::string& name) {
@@ -136,6 +174,10 @@ void Builder::output(int id, bool flip) {
   impl_->sketch.outputs.push_back({id, flip});
 }
 
+void Builder::choose(const std::string& name, Choice choice) { impl_->choices[name] = std::move(choice); }
+
+std::vector<Option> Builder::options() const { return options_of(impl_->sketch); }
+
 void Builder::conv2d(const std::string& name, int in, int out, const WeightsDef& weights, const WindowDef& window,
                      int groups) {
   const Tensor &x = impl_->source(in, Dtype::u8, name), &y = impl_->target(out, Dtype::u8, name);
@@ -145,19 +187,15 @@ void Builder::conv2d(const std::string& name, int in, int out, const WeightsDef&
   const ConvDef def = Impl::definition(s, x, y, weights, name);
   const Isa isa = impl_->sketch.isa;
   if (groups == s.ic && s.ic == s.oc) {
-    const DepthwiseKernel& kernel = depthwise_kernel(s, isa);
-    impl_->push(name, {in}, out, DepthwiseOp{s, &kernel, kernel.pack(def)});
+    const auto usual = depthwise_candidates(s, isa), kernels = preferring(usual, impl_->choice(name).kernel);
+    impl_->push(name, {in}, out, DepthwiseOp{s, usual, kernels[0], nullptr});
+    impl_->pack_later<DepthwiseOp>(def, kernels);
   } else if (groups == 1 && s.kh * s.kw * s.ih * s.iw == 1) {  // squeeze-and-excite: its maps are single pixels
-    const LinearKernel& kernel = linear_kernel(isa);
-    impl_->push(name, {in}, out, LinearOp{&kernel, kernel.pack(def)});
+    impl_->push_linear(name, in, out, def);
   } else {
-    ConvOp op{s, nullptr, nullptr};
-    for (const ConvKernel* kernel : conv_candidates(s, isa)) {
-      op.packed = kernel->pack(def);
-      op.kernel = kernel;
-      if (op.packed) break;
-    }
-    impl_->push(name, {in}, out, std::move(op));
+    const auto usual = conv_candidates(s, isa), kernels = preferring(usual, impl_->choice(name).kernel);
+    impl_->push(name, {in}, out, ConvOp{s, usual, kernels[0], nullptr});
+    impl_->pack_later<ConvOp>(def, kernels);
   }
 }
 
@@ -167,8 +205,7 @@ void Builder::linear(const std::string& name, int in, int out, const WeightsDef&
                     std::equal(x.shape.begin(), x.shape.end() - 1, y.shape.begin()),
                 name, "input and output may differ in their last axis only");
   const ConvShape s = linear_shape(static_cast<int>(x.count() / x.c), x.c, y.c);
-  const LinearKernel& kernel = linear_kernel(impl_->sketch.isa);
-  impl_->push(name, {in}, out, LinearOp{&kernel, kernel.pack(Impl::definition(s, x, y, weights, name))});
+  impl_->push_linear(name, in, out, Impl::definition(s, x, y, weights, name));
 }
 
 void Builder::max_pool2d(const std::string& name, int in, int out, const WindowDef& window) {
@@ -289,6 +326,7 @@ void Builder::softmax(const std::string& name, int in, int out, std::span<const 
 std::unique_ptr<Program> Builder::build() {
   Impl::require(!impl_->sketch.inputs.empty() && !impl_->sketch.outputs.empty(), "program",
                 "it needs an input and an output");
+  impl_->pack_all();
   return std::make_unique<Program>(plan(std::move(impl_->sketch)));
 }
 

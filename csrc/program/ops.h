@@ -1,4 +1,4 @@
-// The operators as the builder hands them to the plan: checked, a kernel chosen, weights packed.
+// The operators as the builder hands them to the plan: checked, a kernel chosen, weights packed (null until build()).
 #pragma once
 #include <array>
 #include <cstdint>
@@ -13,6 +13,7 @@
 #include "../kernels/lut/lut.h"
 #include "../kernels/mul/mul.h"
 #include "../kernels/pool/pool.h"
+#include "choice.h"
 #include "program.h"
 
 namespace int8d {
@@ -33,11 +34,13 @@ using Table = std::array<uint8_t, 256>;
 
 struct ConvOp {
   ConvShape shape;
+  std::vector<const ConvKernel*> kernels;  // those that take the shape, the usual one first
   const ConvKernel* kernel;
   ConvPackedPtr packed;
 };
 struct DepthwiseOp {
   ConvShape shape;
+  std::vector<const DepthwiseKernel*> kernels;
   const DepthwiseKernel* kernel;
   DepthwisePackedPtr packed;
 };
@@ -91,6 +94,7 @@ struct Op {
   std::variant<ConvOp, DepthwiseOp, LinearOp, MaxPoolOp, AvgPoolOp, AddOp, MulOp, LutOp, ConcatOp, ReshapeOp,
                QuantizeOp, DequantizeOp, SoftmaxOp>
       params;
+  Choice choice;
 };
 
 struct Border {

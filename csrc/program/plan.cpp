@@ -23,29 +23,6 @@ bool looks_up(const Op& op) {
   return std::holds_alternative<LinearOp>(op.params);
 }
 
-// For each operator the sum or the table that takes it over, or -1: a convolution whose only reader is an addition or
-// a table (a linear layer: a table) is computed where that one stands, which then costs no pass of its own. The bytes
-// are the same (numerics.md, 7).
-std::vector<int> find_fusions(const Sketch& sketch) {
-  const std::vector<int> readers = count_readers(sketch);
-  std::vector<int> producer(sketch.tensors.size(), -1), into(sketch.ops.size(), -1);
-  for (size_t i = 0; i < sketch.ops.size(); ++i) {
-    const Op& op = sketch.ops[i];
-    producer[static_cast<size_t>(op.output)] = static_cast<int>(i);
-    const bool sum = std::holds_alternative<AddOp>(op.params);
-    if (!sum && !std::holds_alternative<LutOp>(op.params)) continue;
-    int best = -1;  // the later of the two, if both could be
-    for (int input : op.inputs) {
-      const int from = producer[static_cast<size_t>(input)];
-      if (from < 0 || readers[static_cast<size_t>(input)] != 1) continue;
-      const Op& source = sketch.ops[static_cast<size_t>(from)];
-      if (sum ? std::holds_alternative<ConvOp>(source.params) : looks_up(source)) best = std::max(best, from);
-    }
-    if (best >= 0) into[static_cast<size_t>(best)] = static_cast<int>(i);
-  }
-  return into;
-}
-
 void widen(Place& place, const ConvShape& s, const Tensor& in) {
   // What the last window needs to the right and below may be less than the padding, and never less than nothing.
   place.top = std::max(place.top, s.pad_top);
@@ -126,15 +103,67 @@ size_t weights(const Op& op) {
   return 0;
 }
 
+// While a convolution computes, it has the next step's weights fetched: not more than L2 can hold beside its own.
+// `ops`: the operator of each step, or `count` where it has none.
+std::vector<Weights> find_ahead(const std::vector<Step>& steps, const std::vector<size_t>& ops, size_t count) {
+  constexpr size_t kMost = 768 * 1024;
+  std::vector<Weights> ahead(count);
+  Weights next;
+  for (size_t i = steps.size(); i-- > 0;) {
+    if (ops[i] < count) ahead[ops[i]] = next;
+    if (!steps[i].weights.data) continue;
+    next = steps[i].weights;
+    next.bytes = std::min(next.bytes, kMost);
+  }
+  return ahead;
+}
+
 }  // namespace
 
+// A convolution whose only reader is an addition or a table (a linear layer: a table) can be computed where that one
+// stands, which then costs no pass of its own. The bytes are the same (numerics.md, 7).
+std::vector<int> find_takers(const Sketch& sketch) {
+  const std::vector<int> readers = count_readers(sketch);
+  std::vector<int> producer(sketch.tensors.size(), -1), takers(sketch.ops.size(), -1);
+  for (size_t i = 0; i < sketch.ops.size(); ++i) {
+    const Op& op = sketch.ops[i];
+    producer[static_cast<size_t>(op.output)] = static_cast<int>(i);
+    const bool sum = std::holds_alternative<AddOp>(op.params);
+    if (!sum && !std::holds_alternative<LutOp>(op.params)) continue;
+    for (int input : op.inputs) {
+      const int from = producer[static_cast<size_t>(input)];
+      if (from < 0 || readers[static_cast<size_t>(input)] != 1) continue;
+      const Op& source = sketch.ops[static_cast<size_t>(from)];
+      const bool conv = std::holds_alternative<ConvOp>(source.params);
+      if (conv || (!sum && (std::holds_alternative<DepthwiseOp>(source.params) ||
+                            std::holds_alternative<LinearOp>(source.params))))
+        takers[static_cast<size_t>(from)] = static_cast<int>(i);
+    }
+  }
+  return takers;
+}
+
+std::vector<int> find_fusions(const Sketch& sketch, const std::vector<int>& takers) {
+  std::vector<int> into(sketch.ops.size(), -1), taken(sketch.ops.size(), -1);  // taken: by taker
+  for (size_t i = 0; i < sketch.ops.size(); ++i) {
+    if (takers[i] < 0 || !sketch.ops[i].choice.fused) continue;
+    const auto taker = static_cast<size_t>(takers[i]);
+    if (std::holds_alternative<LutOp>(sketch.ops[taker].params) && !looks_up(sketch.ops[i])) continue;
+    if (taken[taker] >= 0) into[static_cast<size_t>(taken[taker])] = -1;  // of two, the later one
+    taken[taker] = static_cast<int>(i);
+    into[i] = takers[i];
+  }
+  return into;
+}
+
 std::unique_ptr<Program::Impl> plan(Sketch sketch) {
-  const std::vector<int> into = find_fusions(sketch);
+  const std::vector<int> into = find_fusions(sketch, find_takers(sketch));
   std::vector<Place> places = find_places(sketch);
   const size_t bytes = place_all(sketch, into, places);
   std::vector<const Op*> fused(sketch.ops.size(), nullptr);  // by taker: the convolution that it takes over
   auto program = std::make_unique<Program::Impl>(std::move(sketch), std::move(places), bytes);
   const Sketch& s = program->sketch;
+  std::vector<size_t> op_of_step(s.inputs.size(), s.ops.size());
   for (size_t i = 0; i < s.inputs.size(); ++i) program->steps.push_back({{}, copy_in(*program, i), 0});
   for (size_t i = 0; i < s.ops.size(); ++i) {
     const Op& op = s.ops[i];
@@ -147,13 +176,15 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
       continue;
     }
     if (std::holds_alternative<ReshapeOp>(op.params) && out.root != op.output) {
-      program->infos.push_back({{op.name}, "alias", 0});
+      program->infos.push_back({{op.name}, "alias", 0, Split::automatic});
       continue;
     }
     program->steps.push_back(fused[i] ? bind(*program, *fused[i], &op) : bind(*program, op, nullptr));
     program->steps.back().index = program->infos.size();
+    op_of_step.push_back(static_cast<size_t>((fused[i] ? fused[i] : &op) - s.ops.data()));
     program->infos.push_back(program->steps.back().info);
   }
+  program->ahead = find_ahead(program->steps, op_of_step, s.ops.size());
   for (size_t i = 0; i < s.outputs.size(); ++i)
     program->steps.push_back({{}, copy_out(*program, i), program->infos.size() - 1});
   join_small(program->steps);

@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "../kernels/common/aligned.h"
@@ -21,6 +22,19 @@ struct Place {
   bool halo() const { return top || left || bottom || right; }
 };
 
+// Weights that a step reads: each worker all of them, or, by panels, a share of its own.
+struct Weights {
+  const uint8_t* data = nullptr;
+  size_t bytes = 0;
+  bool by_panels = false;
+
+  std::span<const uint8_t> of(int worker, int workers) const {
+    if (!by_panels) return {data, bytes};
+    const size_t begin = bytes * static_cast<size_t>(worker) / static_cast<size_t>(workers);
+    return {data + begin, bytes * static_cast<size_t>(worker + 1) / static_cast<size_t>(workers) - begin};
+  }
+};
+
 // One worker's share of a step. Bound to addresses; called by every worker of the team.
 using Work = std::function<void(int worker, int workers)>;
 
@@ -30,6 +44,7 @@ struct Step {
   size_t index = 0;    // into Program::Impl::infos
   bool small = false;  // not worth sharing: worker 0 does it alone
   bool meets = true;   // whether the team meets behind it
+  Weights weights{};
 
   void run(int worker, Team& team) const {
     if (!small)
@@ -46,6 +61,7 @@ struct Program::Impl {
   Aligned<uint8_t> arena;
   std::vector<Step> steps;
   std::vector<StepInfo> infos;
+  std::vector<Weights> ahead;  // by operator: what the next step reads, for this one to fetch
   size_t weight_bytes = 0;
   size_t scratch_bytes = 0;  // of one worker
   Aligned<uint8_t> scratch;
@@ -65,6 +81,15 @@ struct Program::Impl {
 };
 
 std::unique_ptr<Program::Impl> plan(Sketch sketch);
+
+// For each operator the sum or the table that could take it over, or -1.
+std::vector<int> find_takers(const Sketch& sketch);
+// For each operator the one that does take it over, or -1: by its choice, its kernel, and which others could be.
+std::vector<int> find_fusions(const Sketch& sketch, const std::vector<int>& takers);
+
+// How a convolution is divided, where `wanted` may be impossible.
+Split resolve_split(Split wanted, const ConvShape& shape, int panels, int workers);
+std::vector<Option> options_of(const Sketch& sketch);
 
 // Appends the steps that run `op` (steps.cpp); `taker` is the sum or the table fused into a
 // convolution, or null.

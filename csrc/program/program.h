@@ -1,8 +1,8 @@
 // A program: a graph turned into a fixed list of steps over one arena. Built once, run many times.
 //
 // A Builder takes tensors and operators in order of execution, checks them (std::invalid_argument, with the operator's
-// name), chooses a kernel for each and packs its weights. build() fuses, gives every tensor its place, and binds
-// the kernels to addresses; run() only calls them: it allocates nothing, knows no shapes and throws nothing.
+// name), and chooses a kernel for each. build() packs the weights, fuses, gives every tensor its place, and binds the
+// kernels to addresses; run() only calls them: it allocates nothing, knows no shapes and throws nothing.
 #pragma once
 #include <array>
 #include <chrono>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../kernels/common/isa.h"
+#include "choice.h"
 
 namespace int8d {
 
@@ -22,6 +23,7 @@ struct StepInfo {
   std::vector<std::string> names;  // of the operators that the step does: two where one is fused into the other
   std::string kernel;
   int64_t macs = 0;
+  Split split = Split::automatic;  // automatic where there is one way only
 };
 
 class Program {
@@ -57,6 +59,7 @@ struct WindowDef {
   std::array<int, 4> padding{0, 0, 0, 0};                         // top, left, bottom, right
 };
 
+// Read by build(): what the spans refer to must live until then.
 struct WeightsDef {
   std::span<const int8_t> weight;
   std::span<const int32_t> bias;
@@ -76,6 +79,11 @@ class Builder {
   // flip: the caller's bytes are s8, q - 128.
   void input(int tensor, bool flip);
   void output(int tensor, bool flip);
+
+  // What the operator of that name, added later, shall be.
+  void choose(const std::string& name, Choice choice);
+  // The operators added so far that have more than one possibility.
+  std::vector<Option> options() const;
 
   void conv2d(const std::string& name, int in, int out, const WeightsDef&, const WindowDef&, int groups);
   void linear(const std::string& name, int in, int out, const WeightsDef&);

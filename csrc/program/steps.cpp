@@ -89,7 +89,7 @@ const uint8_t* table_of(const Op* taker) {
   return lut ? lut->table.data() : nullptr;
 }
 
-Work conv_work(const Program::Impl& program, const Op& op, const ConvOp& conv, const Op* taker) {
+Work conv_work(const Program::Impl& program, const Op& op, const ConvOp& conv, const Op* taker, Split split) {
   const Side in = side(program, op.inputs[0]), out = side(program, taker ? taker->output : op.output);
   ConvCall call;
   call.packed = conv.packed.get();
@@ -109,16 +109,16 @@ Work conv_work(const Program::Impl& program, const Op& op, const ConvOp& conv, c
   }
   const bool summed = add != nullptr;
   const ConvKernel* kernel = conv.kernel;
-  const ConvShape shape = conv.shape;
-  const int rows = kernel->rows(shape), panels = kernel->panels(shape);
+  const int rows = kernel->rows(conv.shape), panels = kernel->panels(conv.shape);
+  const bool split_panels = split == Split::panels;
   const Program::Impl* owner = &program;
+  const size_t index = static_cast<size_t>(&op - program.sketch.ops.data());
   return [=](int worker, int workers) {
     out.halo.fill(worker, workers);
     ConvCall mine = call;
     if (summed) mine.add = &params;
     mine.scratch = owner->scratch_of(worker);
-    // Small maps have many channels: there, each worker streams its own share of the weights.
-    const bool split_panels = panels >= workers && shape.oh <= 14;
+    mine.ahead = owner->ahead[index].of(worker, workers);
     const Range r = split_panels ? Range{0, rows} : share(rows, worker, workers, 2);
     const Range p = split_panels ? share(panels, worker, workers) : Range{0, panels};
     mine.row_begin = r.begin;
@@ -275,7 +275,7 @@ int64_t macs(const ConvShape& s) { return int64_t{1} * s.batch * s.oh * s.ow * s
 
 Step bind(const Program::Impl& program, const Op& op, const Op* taker) {
   const Side in = side(program, op.inputs[0]), out = side(program, op.output);
-  StepInfo info{{op.name}, "", 0};
+  StepInfo info{{op.name}, "", 0, Split::automatic};
   if (taker) info.names.push_back(taker->name);
   auto step = [&](const char* kernel, Work work, int64_t count = 0) {
     info.kernel = kernel;
@@ -283,8 +283,18 @@ Step bind(const Program::Impl& program, const Op& op, const Op* taker) {
     const int64_t cost = std::max({count / 5, in.tensor->count(), out.tensor->count()});
     return Step{info, std::move(work), 0, cost <= kSmall};
   };
-  if (const auto* o = std::get_if<ConvOp>(&op.params))
-    return step(o->kernel->name, conv_work(program, op, *o, taker), macs(o->shape));
+  auto with_weights = [](Step made, const ConvPacked& packed, bool by_panels) {
+    const std::span<const uint8_t> weights = conv_packed_weights(packed);
+    made.weights = {weights.data(), weights.size(), by_panels};
+    return made;
+  };
+  if (const auto* o = std::get_if<ConvOp>(&op.params)) {
+    const int panels = o->kernel->panels(o->shape), workers = program.sketch.threads;
+    const Split split = resolve_split(op.choice.split, o->shape, panels, workers);
+    if (workers > 1) info.split = split;
+    return with_weights(step(o->kernel->name, conv_work(program, op, *o, taker, split), macs(o->shape)), *o->packed,
+                        split == Split::panels);
+  }
   if (const auto* o = std::get_if<DepthwiseOp>(&op.params))
     return step(o->kernel->name, depthwise_work(program, op, *o, taker), macs(o->shape));
   if (const auto* o = std::get_if<LinearOp>(&op.params)) {

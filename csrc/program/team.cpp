@@ -25,13 +25,16 @@ Team::~Team() {
 }
 
 void Team::wait_change(const std::atomic<uint32_t>& value, uint32_t old) const {
-  const auto until = std::chrono::steady_clock::now() + spin_;
-  do {
+  // Whoever is waited for may be waiting for this very core: a long spin offers it, again and again.
+  constexpr std::chrono::microseconds kAlone{20};
+  const auto start = std::chrono::steady_clock::now();
+  for (auto now = start; now - start < spin_ || now == start; now = std::chrono::steady_clock::now()) {
     for (int i = 0; i < 64; ++i) {
       if (value.load(std::memory_order_acquire) != old) return;
       pause();
     }
-  } while (std::chrono::steady_clock::now() < until);
+    if (now - start > kAlone) std::this_thread::yield();
+  }
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 

@@ -2,6 +2,8 @@
 // that TSan finds nothing in (build with -DINT8D_SANITIZE=thread).
 #include <atomic>
 #include <cstdlib>
+#include <list>
+#include <map>
 #include <new>
 #include <thread>
 
@@ -32,14 +34,18 @@ namespace {
 
 // A residual network: convolutions with halos, fused and plain sums, pools, a depthwise layer, concat, a gate of steps
 // too small to share, a head.
-std::unique_ptr<Program> network(const char* isa, int threads) {
+std::unique_ptr<Program> network(const char* isa, int threads, const std::map<std::string, Choice>& choices = {},
+                                 std::vector<Option>* options = nullptr) {
   Random r(11);
   Builder b(isa, threads);
+  for (const auto& [name, choice] : choices) b.choose(name, choice);
+  std::list<std::tuple<std::vector<int8_t>, std::vector<int32_t>, std::vector<float>>> kept;  // until build()
   auto conv = [&](const char* name, int in, int ic, int h, int w, int oc, int k, int stride, int groups) {
     const int out = b.tensor({1, (h - 1) / stride + 1, (w - 1) / stride + 1, oc}, Dtype::u8, 20);
-    const auto weight = r.weights(static_cast<size_t>(oc) * k * k * (ic / groups));
-    const std::vector<int32_t> bias(static_cast<size_t>(oc), 1000);
-    const std::vector<float> multiplier(static_cast<size_t>(oc), 0.001f);
+    kept.emplace_back(r.weights(static_cast<size_t>(oc) * k * k * (ic / groups)),
+                      std::vector<int32_t>(static_cast<size_t>(oc), 1000),
+                      std::vector<float>(static_cast<size_t>(oc), 0.001f));
+    const auto& [weight, bias, multiplier] = kept.back();
     b.conv2d(name, in, out, {weight, bias, multiplier, 0, 255},
              {{k, k}, {stride, stride}, {1, 1}, {k / 2, k / 2, k / 2, k / 2}}, groups);
     return out;
@@ -71,6 +77,7 @@ std::unique_ptr<Program> network(const char* isa, int threads) {
   const int out = conv("head", scaled, 80, 12, 10, 33, 1, 1, 1);
   b.output(out, true);
   b.output(sum, false);
+  if (options) *options = b.options();
   return b.build();
 }
 
@@ -98,6 +105,45 @@ TEST(programs_give_the_same_bytes_on_any_instruction_set_and_team) {
         CHECK(run.a == expected.a && run.b == expected.b, "%s, %d threads, run %d", isa_name(isa), threads, i);
       }
     }
+}
+
+TEST(every_choice_gives_the_same_bytes) {
+  Run expected;
+  expected(*network("ref", 1));
+  for (Isa isa : supported_isas())
+    for (int threads : {1, 2, 3}) {
+      std::vector<Option> options;
+      network(isa_name(isa), threads, {}, &options);
+      bool fused = false;
+      for (const Option& option : options)
+        for (const Choice& choice : option.candidates) {
+          Run run;
+          run(*network(isa_name(isa), threads, {{option.op, choice}}));
+          CHECK(run.a == expected.a && run.b == expected.b, "%s, %d threads: %s as %s, %s, %d", isa_name(isa), threads,
+                option.op.c_str(), choice.kernel.c_str(), split_name(choice.split), choice.fused);
+          fused |= option.op == "left" && option.taker == "sum" && !choice.fused;
+        }
+      CHECK(fused, "%s, %d threads: fusion is no option", isa_name(isa), threads);
+    }
+}
+
+TEST(a_choice_is_what_the_program_does) {
+  auto step = [](const Program& program, const char* name) {
+    for (const StepInfo& info : program.steps())
+      if (info.names[0] == name) return info;
+    return StepInfo{};
+  };
+  for (const Split split : {Split::rows, Split::panels})
+    CHECK(step(*network("ref", 2, {{"stem", {"", split, true}}}), "stem").split == split);
+  CHECK(step(*network("ref", 2), "left").names.size() == 2);
+  CHECK(step(*network("ref", 2, {{"left", {"", Split::automatic, false}}}), "left").names.size() == 1);
+  const auto usual = network("auto", 1);
+  for (const auto& [name, other] : std::map<std::string, Choice>{
+           {"stem", {"no_such_kernel", Split::panels, true}}, {"no_such_operator", {}}, {"pool", {"x", {}, false}}}) {
+    const auto program = network("auto", 1, {{name, other}});
+    for (size_t i = 0; i < program->steps().size(); ++i)
+      CHECK(program->steps()[i].kernel == usual->steps()[i].kernel, "%s", name.c_str());
+  }
 }
 
 TEST(run_allocates_nothing) {

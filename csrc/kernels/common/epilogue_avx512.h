@@ -2,6 +2,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include <optional>
+
 #include "requant.h"
 
 namespace int8d::avx512 {
@@ -89,7 +91,8 @@ inline __m512i finish4(__m512i v0, __m512i v1, __m512i v2, __m512i v3, const Fin
   return f.table ? lookup(q, f.table) : q;
 }
 
-// The fused residual, narrow: q1 is clamped in float; the second operand becomes one by the bits of 2^23 + q2.
+// The fused residual, narrow: q1 is clamped in float, then rounded by adding and subtracting 1.5 * 2^23, which between
+// bounds that are integers gives the same; the second operand becomes a float by the bits of 2^23 + q2.
 struct Sum {
   __m512 lo, hi, f1, f2, zp2;
   Sum(const Output& o, const AddParams& a)
@@ -101,12 +104,43 @@ struct Sum {
 };
 
 inline __m512i sum_narrow(__m512i acc, __m512 multiplier, __m128i residual, const Sum& s) {
-  __m512 v1 = _mm512_roundscale_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc), multiplier),
-                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  v1 = _mm512_min_ps(_mm512_max_ps(v1, s.lo), s.hi);
+  const __m512 magic = _mm512_set1_ps(0x1.8p23f), product = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), multiplier);
+  const __m512 v1 = _mm512_sub_ps(_mm512_add_ps(_mm512_min_ps(_mm512_max_ps(product, s.lo), s.hi), magic), magic);
   const __m512i biased = _mm512_or_si512(_mm512_cvtepu8_epi32(residual), _mm512_set1_epi32(0x4B000000));
   const __m512 v2 = _mm512_sub_ps(_mm512_castsi512_ps(biased), s.zp2);
   return _mm512_cvtps_epi32(_mm512_add_ps(_mm512_mul_ps(v1, s.f1), _mm512_mul_ps(v2, s.f2)));
+}
+
+// What the epilogue of every tile of a call needs. narrow: of the accumulators, see ConvPacked.
+struct Epilogue {
+  Output output;
+  Finish finish;
+  std::optional<Sum> sum;  // of the residual
+  bool narrow;
+  Epilogue(const Output& o, bool narrow_sums)
+      : output(o), finish(o), narrow(narrow_sums && (!o.add || is_narrow(*o.add))) {
+    if (o.add) sum.emplace(o, *o.add);
+  }
+};
+
+inline __m128i load16(const uint8_t* p, uint32_t mask) {
+  if ((mask & 0xffff) == 0xffff) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm_maskz_loadu_epi8(static_cast<__mmask16>(mask), p);
+}
+
+// Masked stores are slow; all but a group's last panel are whole.
+inline void store32(uint8_t* out, __m256i bytes, uint32_t mask) {
+  if (mask == ~0u)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
+  else
+    _mm256_mask_storeu_epi8(out, mask, bytes);
+}
+
+inline void store16(uint8_t* out, __m128i bytes, uint32_t mask) {
+  if ((mask & 0xffff) == 0xffff)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+  else
+    _mm_mask_storeu_epi8(out, static_cast<__mmask16>(mask), bytes);
 }
 
 }  // namespace int8d::avx512

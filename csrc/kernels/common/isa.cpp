@@ -1,11 +1,14 @@
 #include "isa.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -14,13 +17,20 @@
 namespace int8d {
 namespace {
 
-constexpr Isa kAll[] = {Isa::ref, Isa::avx2, Isa::avxvnni, Isa::avx512vnni, Isa::neon_dot};
+constexpr Isa kAll[] = {Isa::ref, Isa::avx2, Isa::avxvnni, Isa::avx512vnni, Isa::amx, Isa::neon_dot};
 
 #if defined(__x86_64__)
 uint64_t saved_state() {  // XCR0: which registers the operating system saves at a context switch
   uint32_t lo, hi;
   __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
   return (static_cast<uint64_t>(hi) << 32) | lo;
+}
+
+// Linux saves the 8 KB of tiles only for processes that have asked; all threads of the process may use them then.
+bool tiles_permitted() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool permitted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return permitted;
 }
 
 bool detect(Isa isa) {
@@ -41,6 +51,12 @@ bool detect(Isa isa) {
     case Isa::avx512vnni: {
       const uint32_t need = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
       return avx2 && zmm && (b7 & need) == need && (c7 & bit_AVX512VNNI) && (c7 & bit_AVX512VBMI);
+    }
+    case Isa::amx: {
+      constexpr uint32_t kTileInt8 = 3u << 24;        // AMX-TILE, AMX-INT8
+      constexpr uint64_t kSaved = uint64_t{3} << 17;  // XTILECFG, XTILEDATA
+      return detect(Isa::avx512vnni) && (d7 & kTileInt8) == kTileInt8 && (state & kSaved) == kSaved &&
+             tiles_permitted();
     }
     default:
       return false;
@@ -64,18 +80,24 @@ const char* isa_name(Isa isa) {
       return "avxvnni";
     case Isa::avx512vnni:
       return "avx512vnni";
+    case Isa::amx:
+      return "amx";
     case Isa::neon_dot:
       return "neon_dot";
   }
   return "?";
 }
 
-bool isa_supported(Isa isa) { return isa == Isa::ref || detect(isa); }
+bool isa_supported(Isa isa) {
+  // Asked once: CPUID takes microseconds, under a hypervisor tens of them, and every operator of a model asks.
+  static const std::vector<Isa> have = supported_isas();
+  return std::find(have.begin(), have.end(), isa) != have.end();
+}
 
 std::vector<Isa> supported_isas() {
   std::vector<Isa> found;
   for (Isa isa : kAll)
-    if (isa_supported(isa)) found.push_back(isa);
+    if (isa == Isa::ref || detect(isa)) found.push_back(isa);
   return found;
 }
 

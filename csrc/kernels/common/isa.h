@@ -6,10 +6,12 @@
 
 namespace int8d {
 
-enum class Isa { ref, avx2, avxvnni, avx512vnni, neon_dot };
+// In order of preference. amx is AMX-INT8 beside avx512vnni, whose kernels it falls back on.
+enum class Isa { ref, avx2, avxvnni, avx512vnni, amx, neon_dot };
+inline constexpr int kIsas = 6;
 
 const char* isa_name(Isa isa);
-bool isa_supported(Isa isa);        // by CPUID and the operating system's saved state
+bool isa_supported(Isa isa);        // by CPUID, the operating system's saved state and, for amx, its permission
 std::vector<Isa> supported_isas();  // ref first, best last
 
 // "auto" or "" means: the environment variable INT8D_ISA if it is set, else the best one of this CPU.

@@ -1,5 +1,7 @@
 #include "conv.h"
 
+#include <algorithm>
+
 #include "pack.h"
 #include "winograd.h"
 
@@ -11,19 +13,53 @@ bool accepts(const ConvShape& s) { return s.kh * s.kw <= 256; }
 int rows(const ConvShape& s) { return s.batch * s.oh; }
 size_t no_scratch(const ConvShape&) { return 0; }
 
+[[maybe_unused]] bool amx_accepts(const ConvShape& s) { return accepts(s) && s.oh * s.ow >= 16; }
+[[maybe_unused]] size_t amx_scratch(const ConvShape& s) {
+  int steps = 0;
+  for (const ConvSegment& segment : conv_segments(s, 4, 16)) steps += segment.steps;
+  return AmxScratch(s, steps).bytes;
+}
+
 [[maybe_unused]] int tiles(const ConvShape& s) { return s.batch * WinogradGrid(s).tiles(); }
-[[maybe_unused]] size_t winograd_scratch(const ConvShape& s) { return WinogradScratch(s).bytes(); }
 
 // Of several that fit, the last one is the best guess.
 constexpr ConvKernel kKernels[] = {
-#define INT8D_CONV(name, isa, panel, split, tables)               \
-  {#name, Isa::isa, panel, tables,    [](const ConvDef& def) { return conv_pack(def, panel, split); }, \
-   name,  accepts,  rows,  no_scratch},
-#define INT8D_WINOGRAD(name, isa) \
-  {#name, Isa::isa, 32, true, winograd_pack, name, winograd_accepts, tiles, winograd_scratch},
+#define INT8D_CONV(name, isa, panel, split, tables)                                                       \
+  {#name,                                                                                                 \
+   Isa::isa,                                                                                              \
+   panel,                                                                                                 \
+   tables,                                                                                                \
+   [](const ConvDef& def) { return split ? conv_pack_split(def, panel) : conv_pack(def, panel, false); }, \
+   name,                                                                                                  \
+   accepts,                                                                                               \
+   rows,                                                                                                  \
+   no_scratch},
+#define INT8D_CONV_WORDS(name, isa, panel)                         \
+  {#name,                                                          \
+   Isa::isa,                                                       \
+   panel,                                                          \
+   true,                                                           \
+   [](const ConvDef& def) { return conv_pack_words(def, panel); }, \
+   name,                                                           \
+   accepts,                                                        \
+   rows,                                                           \
+   [](const ConvShape& s) { return ConvWords(s).bytes(s); }},
+#define INT8D_WINOGRAD(name, isa, panel, rows, expand)                           \
+  {#name,                                                                        \
+   Isa::isa,                                                                     \
+   panel,                                                                        \
+   true,                                                                         \
+   [](const ConvDef& def) { return winograd_pack(def, {panel, rows, expand}); }, \
+   name,                                                                         \
+   winograd_accepts,                                                             \
+   tiles,                                                                        \
+   [](const ConvShape& s) { return WinogradScratch(s, {panel, rows, expand}).bytes(); }},
+#define INT8D_CONV_AMX(name) {#name, Isa::amx, 32, true, conv_pack_tiles, name, amx_accepts, rows, amx_scratch},
 #include "kernels.inc"
 #undef INT8D_CONV
+#undef INT8D_CONV_WORDS
 #undef INT8D_WINOGRAD
+#undef INT8D_CONV_AMX
 };
 
 }  // namespace
@@ -34,11 +70,17 @@ std::vector<const ConvKernel*> conv_candidates(const ConvShape& shape, Isa isa) 
   std::vector<const ConvKernel*> found;
   for (const ConvKernel& kernel : kKernels) {
     if (kernel.isa > isa || !isa_supported(kernel.isa) || !kernel.accepts(shape)) continue;
-    if (!found.empty() && found.front()->isa < kernel.isa) found.clear();
+    // Beside AMX, the kernels of AVX512 may be the better ones for narrow layers.
+    if (!found.empty() && found.front()->isa < std::min(kernel.isa, Isa::avx512vnni)) found.clear();
     found.insert(found.begin(), &kernel);
   }
-  // Winograd's weights are 8 times as large: below 14x14 there are too few tiles to pay for reading them.
-  if (found.size() > 1 && shape.oh * shape.ow >= 14 * 14 && shape.oc >= 32) std::swap(found[0], found[1]);
+  // Winograd's, the first of its instruction set in the list, has weights 8 times as large: below 14x14 there are too
+  // few tiles to pay for reading them, but for AVX2, whose direct form is so much slower. AMX does without.
+  const int least = !found.empty() && found[0]->isa == Isa::avx2 ? 7 * 7 : 14 * 14;
+  if (found.size() > 1 && found[0]->isa != Isa::amx && winograd_accepts(shape) && shape.oh * shape.ow >= least &&
+      shape.oc >= 32)
+    std::rotate(found.begin(), found.end() - 1, found.end());
+  if (found.empty()) found.push_back(&kKernels[0]);  // the reference takes any window
   return found;
 }
 

@@ -48,6 +48,7 @@ struct ConvCall {
   View residual;
   const AddParams* add = nullptr;
   const uint8_t* table = nullptr;      // optional, [256]: the result, the residual added, is looked up in it
+  std::span<const uint8_t> ahead;      // what will be read next: a kernel may have it fetched to L2 meanwhile
   int row_begin = 0, row_end = 0;      // rows of the output, or tiles: 0 .. ConvKernel::rows(shape)
   uint8_t* scratch = nullptr;          // ConvKernel::scratch(shape) bytes, 64-byte aligned, of the calling worker
   int panel_begin = 0, panel_end = 0;  // panels of output channels, 0 .. ConvKernel::panels(shape)
@@ -70,5 +71,6 @@ std::span<const ConvKernel> conv_kernels();  // every variant compiled in, the r
 // Those that accept the shape on the best instruction set up to `isa` that has one, the usual choice first.
 std::vector<const ConvKernel*> conv_candidates(const ConvShape&, Isa);
 size_t conv_packed_bytes(const ConvPacked&);
+std::span<const uint8_t> conv_packed_weights(const ConvPacked&);  // panel by panel
 
 }  // namespace int8d

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <optional>
 #include <utility>
 
 #include "../common/epilogue_avx512.h"
@@ -19,13 +18,7 @@
 namespace int8d {
 namespace {
 
-// What the epilogue of every tile of a call needs.
-struct Epilogue {
-  Output output;
-  avx512::Finish finish;
-  const avx512::Sum* sum;  // of the residual, or null
-  bool narrow;
-};
+using avx512::Epilogue;
 
 struct Tile {
   const uint8_t *in_a, *in_b;  // first tap of each half's first pixel
@@ -50,26 +43,6 @@ struct Outputs {
   // Of pixel p, where the first half has `first`.
   uint8_t* at(int p, int first) const { return p < first ? a + p * stride : b + (p - first) * stride; }
 };
-
-inline __m128i load16(const uint8_t* p, uint32_t mask) {
-  if ((mask & 0xffff) == 0xffff) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return _mm_maskz_loadu_epi8(static_cast<__mmask16>(mask), p);
-}
-
-// Masked stores are slow; all but a group's last panel are whole.
-inline void store32(uint8_t* out, __m256i bytes, uint32_t mask) {
-  if (mask == ~0u)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
-  else
-    _mm256_mask_storeu_epi8(out, mask, bytes);
-}
-
-inline void store16(uint8_t* out, __m128i bytes, uint32_t mask) {
-  if (mask == 0xffff)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
-  else
-    _mm_mask_storeu_epi8(out, static_cast<__mmask16>(mask), bytes);
-}
 
 // The rare case, element by element: multipliers so large that rounding before clamping could leave int32.
 [[gnu::noinline]] void finish_wide(const Tile& t, const int32_t* sums, int a, int pixels, int channels) {
@@ -140,16 +113,16 @@ void run_tile(const Tile& t) {
                                             q(integral_constant<int, 2>()), q(integral_constant<int, 3>()), finish);
       unroll<std::min(kPixels, A + B - first)>([&](auto i) INT8D_INLINE {
         if constexpr (V == 2)
-          store32(out.at(first + i, A), _mm512_extracti64x4_epi64(bytes, i), mask);
+          avx512::store32(out.at(first + i, A), _mm512_extracti64x4_epi64(bytes, i), mask);
         else
-          store16(out.at(first + i, A), _mm512_extracti32x4_epi32(bytes, i), mask);
+          avx512::store16(out.at(first + i, A), _mm512_extracti32x4_epi32(bytes, i), mask);
       });
     });
   };
   if (e.sum) {
     const avx512::Sum& sum = *e.sum;  // read from memory where used: there is no register left for it
     groups(e.finish, [&](__m512i x, __m512 multiplier, int p, int v) INT8D_INLINE {
-      return avx512::sum_narrow(x, multiplier, load16(t.residual(p, A) + 16 * v, mask >> (16 * v)), sum);
+      return avx512::sum_narrow(x, multiplier, avx512::load16(t.residual(p, A) + 16 * v, mask >> (16 * v)), sum);
     });
   } else {
     const avx512::Finish finish = e.finish;
@@ -225,11 +198,7 @@ struct Runner {
 void conv_u8s8_14x32_avx512vnni(const ConvCall& call) {
   const ConvPacked& p = *call.packed;
   const ConvShape& s = p.shape;
-  const Output output = p.output(call);
-  std::optional<avx512::Sum> sum;
-  if (call.add) sum.emplace(output, *call.add);
-  const Epilogue epilogue{output, avx512::Finish(output), sum ? &*sum : nullptr,
-                          p.narrow && (!call.add || is_narrow(*call.add))};
+  const Epilogue epilogue(p.output(call), p.narrow);
   Runner r{call, p, s, {}, {}};
   for (size_t i = 0; i < p.segments.size(); ++i)
     r.offsets[i] = p.segments[i].ky * s.dh * call.in.row + p.segments[i].kx * s.dw * call.in.pixel;

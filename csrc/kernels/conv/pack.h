@@ -1,5 +1,6 @@
 // What a packed convolution holds, the one packing routine that every kernel uses, and the kernels of kernels.inc.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -9,16 +10,23 @@
 namespace int8d {
 
 // A run of input bytes that lie side by side in memory: one tap's channels, or, where dilation and groups allow it,
-// a whole row of taps. It is read in steps of 4 bytes; the last step's missing weights are zero.
+// a whole row of taps. It is read in steps of 4 bytes, or, for AMX, in runs of 16 steps; missing weights are zero.
 struct ConvSegment {
   int ky, kx;  // its first tap
   int bytes;   // kw * ic, or ic / groups
-  int steps;   // ceil(bytes / 4)
+  int steps;   // ceil(bytes / 4), or of words, ceil(bytes / 2); in whole runs
 };
 
 // A step that is taken a second time with the rest of its weights (AVX2 only, see split_saturating).
 struct ConvExtra {
   int segment, step;
+};
+
+// What a Winograd kernel wants (winograd.h).
+struct WinogradForm {
+  int panel;    // output channels in a panel
+  int rows;     // tiles that its products take at a time
+  bool expand;  // whether it can compute U as it goes
 };
 
 struct ConvPacked {
@@ -28,13 +36,14 @@ struct ConvPacked {
   int panel = 1;                      // output channels in a panel
   int steps = 0;                      // of one panel: the sum over the segments
   std::vector<ConvSegment> segments;  // in the order of the weights
-  Aligned<int8_t> weight;             // [panels][steps][panel][4]
-  Aligned<int16_t> weight16;          // Winograd's: [panels][planes][ic / 2][panel][2]
-  Aligned<int32_t> bias;              // [panels * panel], bias - in_zp * sum(w)
-  Aligned<float> multiplier;          // [panels * panel]
-  std::vector<ConvExtra> extras;      // of all panels, in order
-  std::vector<int> extra_begin;       // [panels + 1], into extras
-  Aligned<int8_t> extra_weight;       // [extras][panel][4]
+  WinogradForm winograd{};
+  Aligned<int8_t> weight;         // [panels][steps][panel][4]; Winograd's: [panels][ic / 2][9][panel][2], or
+  Aligned<int16_t> weight16;      // U, [panels][planes][ic / 2][panel][2]
+  Aligned<int32_t> bias;          // [panels * panel], bias - in_zp * sum(w)
+  Aligned<float> multiplier;      // [panels * panel]
+  std::vector<ConvExtra> extras;  // of all panels, in order
+  std::vector<int> extra_begin;   // [panels + 1], into extras
+  Aligned<int8_t> extra_weight;   // [extras][panel][4]
 
   Output output(const ConvCall& call) const { return {lo, hi, out_zp, call.add, call.table}; }
   int channels_of_group() const { return shape.oc / shape.groups; }
@@ -44,14 +53,51 @@ struct ConvPacked {
 // Whether |acc * multiplier| < 2^30 for every channel, from weights [oc][k] and u8 inputs.
 bool is_narrow(const ConvDef& def);
 
+// The segments of a convolution, read in steps of `step` values, padded to a multiple of `run` steps.
+std::vector<ConvSegment> conv_segments(const ConvShape& s, int step, int run);
+
 // Packs for panels of `panel` channels. With split_saturating, no two weights that vpmaddubsw adds can saturate:
 // where a same-sign pair exceeds 128 in sum, the step keeps w1 and an extra step holds w2 (w = w1 + w2).
 ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating);
+// The latter; null where so many steps would be taken twice that words are faster.
+ConvPackedPtr conv_pack_split(const ConvDef& def, int panel);
+// Packs for inputs widened to words, of which a step reads 2: pairs of products of words can't saturate.
+ConvPackedPtr conv_pack_words(const ConvDef& def, int panel);
+// Packs for panels of 16 channels and runs of 16 steps: AMX's tiles of weights.
+ConvPackedPtr conv_pack_tiles(const ConvDef& def);
+
+// A copy of the input in words, as much of it as `band` rows of the output read.
+struct ConvWords {
+  int band, columns;
+  size_t row_bytes;
+  explicit ConvWords(const ConvShape& s)
+      : band(std::max(2, 128 * 1024 / std::max(1, s.sh * s.iw * s.ic))),
+        columns((s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1),
+        row_bytes((static_cast<size_t>(columns) * s.ic * 2 + 127) / 64 * 64) {}
+  size_t bytes(const ConvShape& s) const {
+    return ((std::min(band, s.oh) - 1) * s.sh + (s.kh - 1) * s.dh + 1) * row_bytes + kOverread;
+  }
+};
+
+// What AMX's kernel keeps in its scratch: the sums of two blocks, a place for outputs that nobody wants, and the
+// offsets of the runs of input bytes; all but the sums' place in bytes from its beginning.
+constexpr int kAmxPixels = 32, kAmxSums = 2 * 2 * kAmxPixels * 16;
+struct AmxScratch {
+  size_t nowhere, offsets, bytes;
+  AmxScratch(const ConvShape& s, int steps)
+      : nowhere(kAmxSums * sizeof(int32_t)),
+        offsets(nowhere + (static_cast<size_t>(s.oc) + 127) / 64 * 64),
+        bytes(offsets + static_cast<size_t>(steps) / 16 * sizeof(ptrdiff_t)) {}
+};
 
 #define INT8D_CONV(name, isa, panel, split, tables) void name(const ConvCall&);
-#define INT8D_WINOGRAD(name, isa) void name(const ConvCall&);
+#define INT8D_CONV_WORDS(name, isa, panel) void name(const ConvCall&);
+#define INT8D_WINOGRAD(name, isa, panel, rows, expand) void name(const ConvCall&);
+#define INT8D_CONV_AMX(name) void name(const ConvCall&);
 #include "kernels.inc"
 #undef INT8D_CONV
+#undef INT8D_CONV_WORDS
 #undef INT8D_WINOGRAD
+#undef INT8D_CONV_AMX
 
 }  // namespace int8d

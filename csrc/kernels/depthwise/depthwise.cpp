@@ -23,11 +23,15 @@ constexpr DepthwiseKernel kKernels[] = {
 
 std::span<const DepthwiseKernel> depthwise_kernels() { return kKernels; }
 
-const DepthwiseKernel& depthwise_kernel(const ConvShape& shape, Isa isa) {
-  const DepthwiseKernel* best = &kKernels[0];
-  for (const DepthwiseKernel& kernel : kKernels)
-    if (kernel.isa <= isa && isa_supported(kernel.isa) && kernel.accepts(shape)) best = &kernel;
-  return *best;
+std::vector<const DepthwiseKernel*> depthwise_candidates(const ConvShape& shape, Isa isa) {
+  std::vector<const DepthwiseKernel*> found;
+  for (const DepthwiseKernel& kernel : kKernels) {
+    if (kernel.isa > isa || !isa_supported(kernel.isa) || !kernel.accepts(shape)) continue;
+    if (!found.empty() && found.front()->isa < kernel.isa) found.clear();
+    found.insert(found.begin(), &kernel);
+  }
+  if (found.empty()) found.push_back(&kKernels[0]);  // the reference takes any window
+  return found;
 }
 
 void DepthwisePackedDeleter::operator()(DepthwisePacked* packed) const { delete packed; }

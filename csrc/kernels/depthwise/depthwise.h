@@ -27,7 +27,8 @@ struct DepthwiseKernel {
 };
 
 std::span<const DepthwiseKernel> depthwise_kernels();
-const DepthwiseKernel& depthwise_kernel(const ConvShape&, Isa);
+// As conv_candidates.
+std::vector<const DepthwiseKernel*> depthwise_candidates(const ConvShape&, Isa);
 size_t depthwise_packed_bytes(const DepthwisePacked&);
 
 }  // namespace int8d

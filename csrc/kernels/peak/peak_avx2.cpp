@@ -15,8 +15,8 @@ void peak_avx2(int64_t rounds) {
   __m256i x = _mm256_set1_epi32(0x01010101), w = x;
   const __m256i ones = _mm256_set1_epi16(1);
   for (int64_t round = 0; round < rounds; ++round) {
-    asm("" : "+x"(x), "+x"(w));  // nothing may be computed once and for all
     unroll<kPeakChains>([&](auto i) INT8D_INLINE {
+      asm("" : "+x"(x), "+x"(w));  // no product may be computed once and for all, or for all sums
       acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), ones));
     });
   }

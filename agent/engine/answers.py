@@ -1,0 +1,112 @@
+"""Remembers what the tuner found: a small JSON file for each model, CPU, instruction set and number of threads.
+
+    engine = load("model.safetensors", threads=2, tuning=Tuning(default_folder(), budget_s=3.0))
+
+What can't be read, is damaged, or was found with other kernels counts as not remembered, and is replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+import zlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from agent.engine import native
+from agent.engine.tuner import Answer
+from agent.files import write_atomically
+from agent.modelfile import Model
+
+_MOST_BYTES = 4 << 20
+_MOST_FILES = 100
+log = logging.getLogger(__name__)
+
+
+class Key(msgspec.Struct, frozen=True):
+    """What an answer holds for. model: a digest of its graph and constants; kernels: of the extension."""
+
+    model: str
+    cpu: str
+    isa: str
+    threads: int
+    kernels: str
+
+    @property
+    def file(self) -> str:
+        """The answer's file: new kernels write over what the old ones found."""
+        text = "\n".join((self.model, self.cpu, self.isa, str(self.threads)))
+        return hashlib.sha256(text.encode()).hexdigest()[:24] + ".json"
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """A file's content. name: the model's, for people. made: seconds since 1970."""
+
+    key: Key
+    name: str
+    made: float
+    answer: Answer
+
+
+class Tuning:
+    """What ``load`` shall do about the tuner.
+
+    folder: where answers lie. budget_s: how long to tune a model that has no answer yet, in seconds; 0: use what is
+    remembered, and never tune. again: tune even so.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], budget_s: float = 0.0, again: bool = False) -> None:
+        self.folder, self.budget_s, self.again = Path(folder), budget_s, again
+        self._warned = False
+
+    def recall(self, key: Key) -> Remembered | None:
+        """What was remembered for the key, or None."""
+        try:
+            with open(self.folder / key.file, "rb") as file:
+                found = msgspec.json.decode(file.read(_MOST_BYTES), type=Remembered)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return found if found.key == key else None
+
+    def remember(self, key: Key, name: str, answer: Answer) -> Remembered:
+        """Writes an answer; where that is impossible, says so once."""
+        made = Remembered(key, name, time.time(), answer)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / key.file, msgspec.json.format(msgspec.json.encode(made), indent=1))
+            self._forget()
+        except OSError as e:
+            if not self._warned:
+                self._warned = True
+                log.warning("%s: can't be written (%s): models will be tuned again at the next start; name another "
+                            "folder, or set enabled = false under [tuner]", self.folder, e.strerror)  # fmt: skip
+        return made
+
+    def _forget(self) -> None:
+        """Removes the oldest files: models come and go."""
+        files = sorted((f.stat().st_mtime, f) for f in self.folder.glob("*.json"))
+        for _, file in files[:-_MOST_FILES]:
+            file.unlink()
+
+
+def default_folder() -> Path:
+    """The state folder that systemd gives, else the user's."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given) / "tuner"
+    user = os.environ.get("XDG_STATE_HOME")
+    return Path(user or os.path.expanduser("~/.local/state")) / "int8d" / "tuner"
+
+
+def key_of(model: Model, isa: str, threads: int) -> Key:
+    """isa: as ``load`` takes it. Raises ValueError where it is not here."""
+    digest = hashlib.sha256(msgspec.json.encode(model.header.graph))
+    for name in sorted(model.constants):
+        array = model.constants[name]
+        check = zlib.crc32(np.ascontiguousarray(array).data)
+        digest.update(f"{name} {array.dtype} {array.shape} {check}\n".encode())
+    return Key(digest.hexdigest()[:32], native.cpu(), native.resolve_isa(isa), threads, native.kernels_digest())
