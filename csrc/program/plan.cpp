@@ -20,7 +20,7 @@ std::vector<int> count_readers(const Sketch& sketch) {
 bool looks_up(const Op& op) {
   if (const auto* conv = std::get_if<ConvOp>(&op.params)) return conv->kernel->tables;
   if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) return dw->kernel->tables;
-  return false;
+  return std::holds_alternative<LinearOp>(op.params);
 }
 
 void widen(Place& place, const ConvShape& s, const Tensor& in) {
@@ -91,6 +91,11 @@ size_t place_all(const Sketch& sketch, const std::vector<int>& into, std::vector
   return total + kOverread;
 }
 
+// Small steps in a row (the layers of a squeeze-and-excite's gate) meet at one barrier, behind the last of them.
+void join_small(std::vector<Step>& steps) {
+  for (size_t i = 0; i + 1 < steps.size(); ++i) steps[i].meets = !(steps[i].small && steps[i + 1].small);
+}
+
 size_t weights(const Op& op) {
   if (const auto* conv = std::get_if<ConvOp>(&op.params)) return conv_packed_bytes(*conv->packed);
   if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) return depthwise_packed_bytes(*dw->packed);
@@ -115,8 +120,8 @@ std::vector<Weights> find_ahead(const std::vector<Step>& steps, const std::vecto
 
 }  // namespace
 
-// A convolution whose only reader is an addition or a table can be computed where that one stands, which then costs no
-// pass of its own. The bytes are the same (numerics.md, 7).
+// A convolution whose only reader is an addition or a table (a linear layer: a table) can be computed where that one
+// stands, which then costs no pass of its own. The bytes are the same (numerics.md, 7).
 std::vector<int> find_takers(const Sketch& sketch) {
   const std::vector<int> readers = count_readers(sketch);
   std::vector<int> producer(sketch.tensors.size(), -1), takers(sketch.ops.size(), -1);
@@ -130,7 +135,8 @@ std::vector<int> find_takers(const Sketch& sketch) {
       if (from < 0 || readers[static_cast<size_t>(input)] != 1) continue;
       const Op& source = sketch.ops[static_cast<size_t>(from)];
       const bool conv = std::holds_alternative<ConvOp>(source.params);
-      if (conv || (!sum && std::holds_alternative<DepthwiseOp>(source.params)))
+      if (conv || (!sum && (std::holds_alternative<DepthwiseOp>(source.params) ||
+                            std::holds_alternative<LinearOp>(source.params))))
         takers[static_cast<size_t>(from)] = static_cast<int>(i);
     }
   }
@@ -181,6 +187,7 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
   program->ahead = find_ahead(program->steps, op_of_step, s.ops.size());
   for (size_t i = 0; i < s.outputs.size(); ++i)
     program->steps.push_back({{}, copy_out(*program, i), program->infos.size() - 1});
+  join_small(program->steps);
   program->scratch = Aligned<uint8_t>(program->scratch_bytes * static_cast<size_t>(s.threads));
   return program;
 }

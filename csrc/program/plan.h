@@ -41,8 +41,18 @@ using Work = std::function<void(int worker, int workers)>;
 struct Step {
   StepInfo info;
   Work work;
-  size_t index = 0;  // into Program::Impl::infos
+  size_t index = 0;    // into Program::Impl::infos
+  bool small = false;  // not worth sharing: worker 0 does it alone
+  bool meets = true;   // whether the team meets behind it
   Weights weights{};
+
+  void run(int worker, Team& team) const {
+    if (!small)
+      work(worker, team.workers());
+    else if (worker == 0)
+      work(0, 1);
+    if (meets) team.barrier();
+  }
 };
 
 struct Program::Impl {

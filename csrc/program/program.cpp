@@ -30,10 +30,7 @@ void Program::run(const void* const* inputs, void* const* outputs) {
   p.team.run(
       [](void* context, int worker, Team& team) {
         const Impl& program = *static_cast<const Impl*>(context);
-        for (const Step& step : program.steps) {
-          step.work(worker, team.workers());
-          team.barrier();
-        }
+        for (const Step& step : program.steps) step.run(worker, team);
       },
       &p);
 }
@@ -53,8 +50,7 @@ void Program::profile(const void* const* inputs, void* const* outputs, int64_t* 
         const Context& c = *static_cast<const Context*>(opaque);
         auto last = std::chrono::steady_clock::now();
         for (const Step& step : c.program.steps) {
-          step.work(worker, team.workers());
-          team.barrier();
+          step.run(worker, team);
           if (worker != 0) continue;
           const auto now = std::chrono::steady_clock::now();
           c.nanoseconds[step.index] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();

@@ -143,17 +143,25 @@ Work depthwise_work(const Program::Impl& program, const Op& op, const DepthwiseO
   };
 }
 
-Work linear_work(const Program::Impl& program, const Op& op, const LinearOp& linear) {
-  const Side in = side(program, op.inputs[0]), out = side(program, op.output);
+Work linear_work(const Program::Impl& program, const Op& op, const LinearOp& linear, const Op* taker) {
+  const Side in = side(program, op.inputs[0]), out = side(program, taker ? taker->output : op.output);
   const LinearKernel* kernel = linear.kernel;
+  const LutOp* lut = taker ? std::get_if<LutOp>(&taker->params) : nullptr;
   const ConvPacked* packed = linear.packed.get();
   const int panels = kernel->panels(out.tensor->c);
   return [=](int worker, int workers) {
     out.halo.fill(worker, workers);
     const Range p = share(panels, worker, workers);
     if (p.begin == p.end) return;
-    for (int row = 0; row < out.rows(); ++row)  // a row's pixels are contiguous, halo or not
-      kernel->run({packed, in.row(row), out.row(row), 0, out.tensor->w, p.begin, p.end});
+    const int w = out.tensor->w, c = out.tensor->c, first = p.begin * kernel->panel;
+    const size_t features = static_cast<size_t>(std::min(c, p.end * kernel->panel) - first);
+    for (int row = 0; row < out.rows(); ++row) {  // a row's pixels are contiguous, halo or not
+      uint8_t* to = out.row(row);
+      kernel->run({packed, in.row(row), to, 0, w, p.begin, p.end});
+      if (!lut) continue;
+      to += first;
+      for (int x = 0; x < w; ++x, to += c) lut->kernel->run(to, to, features, lut->table.data());
+    }
   };
 }
 
@@ -183,11 +191,18 @@ Work mul_work(const Program::Impl& program, const Op& op, const MulOp& mul) {
   const MulKernel* kernel = mul.kernel;
   const MulParams* params = &mul.params;
   const bool gate = b.rows() != out.rows() || b.row_count() != out.row_count();
-  return by_rows(out, [=](int row) {
-    const uint8_t* second = gate ? b.row(row / out.tensor->h) : b.row(row);
-    const size_t pixels = static_cast<size_t>(out.tensor->w), c = static_cast<size_t>(out.tensor->c);
-    kernel->run({a.row(row), second, out.row(row), pixels, c, gate ? 0 : c, params});
-  });
+  const auto joined = [](const Side& s) { return static_cast<size_t>(s.view.row) == s.row_count(); };
+  const bool whole = joined(a) && joined(out) && (gate || joined(b));  // rows of an image are one run of pixels
+  return [=](int worker, int workers) {
+    out.halo.fill(worker, workers);
+    const size_t w = static_cast<size_t>(out.tensor->w), c = static_cast<size_t>(out.tensor->c);
+    const int h = out.tensor->h;
+    const Range rows = share(out.rows(), worker, workers);
+    for (int row = rows.begin, count; row < rows.end; row += count) {
+      count = whole ? std::min(h - row % h, rows.end - row) : 1;
+      kernel->run({a.row(row), gate ? b.row(row / h) : b.row(row), out.row(row), count * w, c, gate ? 0 : c, params});
+    }
+  };
 }
 
 Work concat_work(const Program::Impl& program, const Op& op, const ConcatOp& concat) {
@@ -250,6 +265,10 @@ Work softmax_work(const Program::Impl& program, const Op& op, const SoftmaxOp& s
   });
 }
 
+// In elements, of which a core does 8 or more a cycle. Sharing less than this costs more, at the barrier, than it
+// saves.
+constexpr int64_t kSmall = 8192;
+
 int64_t macs(const ConvShape& s) { return int64_t{1} * s.batch * s.oh * s.ow * s.oc * s.kh * s.kw * (s.ic / s.groups); }
 
 }  // namespace
@@ -261,7 +280,8 @@ Step bind(const Program::Impl& program, const Op& op, const Op* taker) {
   auto step = [&](const char* kernel, Work work, int64_t count = 0) {
     info.kernel = kernel;
     info.macs = count;
-    return Step{info, std::move(work), 0};
+    const int64_t cost = std::max({count / 5, in.tensor->count(), out.tensor->count()});
+    return Step{info, std::move(work), 0, cost <= kSmall};
   };
   auto with_weights = [](Step made, const ConvPacked& packed, bool by_panels) {
     const std::span<const uint8_t> weights = conv_packed_weights(packed);
@@ -277,8 +297,11 @@ Step bind(const Program::Impl& program, const Op& op, const Op* taker) {
   }
   if (const auto* o = std::get_if<DepthwiseOp>(&op.params))
     return step(o->kernel->name, depthwise_work(program, op, *o, taker), macs(o->shape));
-  if (const auto* o = std::get_if<LinearOp>(&op.params))
-    return step(o->kernel->name, linear_work(program, op, *o), in.tensor->count() * out.tensor->c);
+  if (const auto* o = std::get_if<LinearOp>(&op.params)) {
+    Step linear = step(o->kernel->name, linear_work(program, op, *o, taker), in.tensor->count() * out.tensor->c);
+    linear.small |= o->kernel->panels(out.tensor->c) == 1;  // can't be shared
+    return linear;
+  }
   if (const auto* o = std::get_if<MaxPoolOp>(&op.params))
     return step(o->kernel->max_name, pool_work(program, op, o->shape, o->kernel->max, {}));
   if (const auto* o = std::get_if<AvgPoolOp>(&op.params)) {

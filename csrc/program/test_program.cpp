@@ -32,7 +32,8 @@ void operator delete(void* p, size_t) noexcept { std::free(p); }
 namespace int8d::testing {
 namespace {
 
-// A residual network: convolutions with halos, fused and plain sums, pools, a depthwise layer, concat, a head.
+// A residual network: convolutions with halos, fused and plain sums, pools, a depthwise layer, concat, a gate of steps
+// too small to share, a head.
 std::unique_ptr<Program> network(const char* isa, int threads, const std::map<std::string, Choice>& choices = {},
                                  std::vector<Option>* options = nullptr) {
   Random r(11);
@@ -63,7 +64,17 @@ std::unique_ptr<Program> network(const char* isa, int threads, const std::map<st
   const int wide = b.tensor({1, 12, 10, 80}, Dtype::u8, 20);
   const int parts[] = {depthwise, pool};
   b.concat("wide", parts, wide, 3, {{}, {}});
-  const int out = conv("head", wide, 80, 12, 10, 33, 1, 1, 1);
+  const int mean = b.tensor({1, 1, 1, 80}, Dtype::u8, 20), gate = b.tensor({1, 1, 1, 80}, Dtype::u8, 0);
+  const std::vector<float> multipliers(121, 1.0f / 120);
+  b.avg_pool2d("mean", wide, mean, {{12, 10}, {1, 1}, {1, 1}, {0, 0, 0, 0}}, true, multipliers, 0, 255);
+  std::vector<uint8_t> table(256);
+  for (int i = 0; i < 256; ++i) table[static_cast<size_t>(i)] = static_cast<uint8_t>(i * 5 + 3);
+  const int squeeze = conv("squeeze", mean, 80, 1, 1, 20, 1, 1, 1), squeezed = b.tensor({1, 1, 1, 20}, Dtype::u8, 20);
+  b.lut("squeezed", squeeze, squeezed, table);
+  b.lut("gate", conv("excite", squeezed, 20, 1, 1, 80, 1, 1, 1), gate, table);
+  const int scaled = b.tensor({1, 12, 10, 80}, Dtype::u8, 20);
+  b.mul("scaled", wide, gate, scaled, 0.004f, 0, 255);
+  const int out = conv("head", scaled, 80, 12, 10, 33, 1, 1, 1);
   b.output(out, true);
   b.output(sum, false);
   if (options) *options = b.options();

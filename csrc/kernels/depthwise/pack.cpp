@@ -68,10 +68,11 @@ DepthwisePackedPtr depthwise_pack_columns(const ConvDef& def) {
   DepthwisePacked& p = *packed;
   p.weight8 = Aligned<int8_t>(static_cast<size_t>(p.blocks()) * 64 * 2 * vectors * 4);
   for (int first = 0, width; first < s.oc; first += width) {
-    width = column_block(s.oc - first);
+    const int joined = joined_pixels(s);
+    width = joined > 1 ? 64 : column_block(s.oc - first);
     int8_t* block = p.weight8.data() + static_cast<size_t>(first) * 2 * vectors * 4;
-    for (int c = first; c < std::min(first + width, s.oc); ++c) {
-      const int slot = block_slot(c - first, width);
+    for (int at = first; at < std::min(first + width, s.oc * joined); ++at) {
+      const int c = at % s.oc, slot = block_slot(at - first, width);
       p.bias[first + slot] = folded_bias(def, c);
       p.multiplier[first + slot] = def.multiplier[c];
       for (int row = 0; row < 2; ++row)

@@ -41,11 +41,15 @@ DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps);
 // those of another. So an output takes 3 (3x3), or 5 + 3 (5x5) dot products; missing weights are zero. The same vectors
 // serve the second of the two rows, with weights that lie one row lower.
 DepthwisePackedPtr depthwise_pack_columns(const ConvDef& def);
+// 16 or 32 channels in all: 4 or 2 pixels fill a block of 64, which has their weights as many times.
+inline int joined_pixels(const ConvShape& s) {
+  return s.kh == 3 && s.sh == 1 && (s.oc == 16 || s.oc == 32) ? 64 / s.oc : 1;
+}
 constexpr int column_vectors(int kernel) { return kernel == 3 ? 3 : 8; }
 
 // The width of the block that starts with `left` channels to go: a whole one, or the narrowest that leaves little
 // unused.
-constexpr int column_block(int left) { return left > 48 ? 64 : left > 16 ? 32 : 16; }
+constexpr int column_block(int left) { return left > 32 ? 64 : left > 16 ? 32 : 16; }
 
 // Where channel `c` of a block lies among its elements: interleaving leaves channel 16 l + 4 j + i as element i of
 // 128-bit lane l of vector j.

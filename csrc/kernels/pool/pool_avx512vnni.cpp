@@ -3,6 +3,7 @@
 // Maximum: one load and one vpmaxub a tap. Average: a load, two unpacks and two sums of words a tap; words hold 257
 // taps, then they are added to sums of 32 bits.
 #include "../common/epilogue_avx512.h"
+#include "../common/unroll.h"
 #include "window.h"
 
 namespace int8d {
@@ -41,14 +42,30 @@ struct Sums {
 }  // namespace
 
 void max_pool_u8_avx512vnni(const PoolCall& call) {
-  for_pixels(call, [&](int n, int oy, int ox) {
-    const Window w = clip(call.shape, oy, ox);
-    uint8_t* out = call.out.at(n, oy, ox);
-    for (int c = call.channel_begin; c < call.channel_end; c += kChannels) {
+  const ConvShape s = call.shape;
+  const View in = call.in, out = call.out;
+  const int first = call.channel_begin, end = call.channel_end;
+  const bool three = s.kh == 3 && s.kw == 3;
+  for_pixels(call, [&](int n, int oy, int ox) INT8D_INLINE {
+    uint8_t* to = out.at(n, oy, ox);
+    if (three && inside(s, oy, ox)) {
+      const uint8_t* window = in.at(n, oy * s.sh - s.pad_top, ox * s.sw - s.pad_left);
+      for (int c = first; c < end; c += kChannels) {
+        __m512i most = _mm512_setzero_si512();
+        unroll<9>([&](auto tap) INT8D_INLINE {
+          const uint8_t* from = window + tap / 3 * s.dh * in.row + tap % 3 * s.dw * in.pixel + c;
+          most = _mm512_max_epu8(most, _mm512_loadu_si512(from));
+        });
+        _mm512_mask_storeu_epi8(to + c, mask_of(end - c), most);
+      }
+      return;
+    }
+    const Window w = clip(s, oy, ox);
+    for (int c = first; c < end; c += kChannels) {
       __m512i most = _mm512_setzero_si512();
       for_taps(call, n, oy, ox, w,
                [&](const uint8_t* tap) { most = _mm512_max_epu8(most, _mm512_loadu_si512(tap + c)); });
-      _mm512_mask_storeu_epi8(out + c, mask_of(call.channel_end - c), most);
+      _mm512_mask_storeu_epi8(to + c, mask_of(end - c), most);
     }
   });
 }

@@ -11,6 +11,11 @@ struct Window {
   int inside() const { return (y1 - y0) * (x1 - x0); }
 };
 
+inline bool inside(const ConvShape& s, int oy, int ox) {
+  const int y = oy * s.sh - s.pad_top, x = ox * s.sw - s.pad_left;
+  return y >= 0 && x >= 0 && y + (s.kh - 1) * s.dh < s.ih && x + (s.kw - 1) * s.dw < s.iw;
+}
+
 inline Window clip(const ConvShape& s, int oy, int ox) {
   auto first = [](int origin, int dilation) { return origin >= 0 ? 0 : (-origin + dilation - 1) / dilation; };
   auto last = [](int origin, int size, int dilation, int taps) {
@@ -34,8 +39,10 @@ void for_taps(const PoolCall& call, int n, int oy, int ox, const Window& w, Each
 // each(n, oy, ox) for every pixel of the call's rows.
 template <typename Each>
 void for_pixels(const PoolCall& call, Each each) {
-  for (int row = call.row_begin; row < call.row_end; ++row)
-    for (int ox = 0; ox < call.shape.ow; ++ox) each(row / call.shape.oh, row % call.shape.oh, ox);
+  for (int row = call.row_begin; row < call.row_end; ++row) {
+    const int n = row / call.shape.oh, oy = row % call.shape.oh;
+    for (int ox = 0; ox < call.shape.ow; ++ox) each(n, oy, ox);
+  }
 }
 
 inline float multiplier(const PoolCall& call, const Window& w) {
