@@ -70,10 +70,11 @@ constexpr int kBuffer = kAmxSums / 2;  // sums of a block: [2 vectors][pixels][1
 // the same for all it keeps in registers. That matters: while a block's sums are on their way to memory, a load from
 // any address that agrees with one of theirs in 12 bits has to wait, and they fill 4 KB.
 
-// For tiles of an even number of pixels, side by side, and panels of more than 16 channels; Whole: of 32.
-template <bool Summed, bool Whole>
+// For tiles of pixels that lie side by side in the outputs, a multiple of 4 / V of them; Whole: all 16 V channels
+// exist.
+template <int V, bool Summed, bool Whole>
 struct PlainFinisher {
-  static constexpr int kVectors = 2;
+  static constexpr int kVectors = V, kStep = 4 / V;  // pixels of a step
   const avx512::Finish f;
   const avx512::Sum sum;
   const ptrdiff_t stride;  // of out and of residual: both have as many channels
@@ -83,7 +84,7 @@ struct PlainFinisher {
   const uint8_t *residual = nullptr, *next_residual = nullptr;
   int left = 0, next_left = 0;  // steps
   uint32_t mask = ~0u;
-  __m512 m0, m1;
+  __m512 m[V];
 
   PlainFinisher(const ConvCall& call, const Epilogue& e, int tile_width)
       : f(e.finish), sum(e.sum.value_or(avx512::Sum(e.output, {}))), stride(call.out.pixel), width(tile_width) {}
@@ -96,39 +97,35 @@ struct PlainFinisher {
       residual = x.residual[0] + to.out_channel;
       next_residual = x.residual[1] + to.out_channel;
     }
-    left = next_left = width / 2;
+    left = next_left = width / kStep;
     if constexpr (!Whole) mask = to.mask();
-    m0 = _mm512_loadu_ps(to.multiplier);
-    m1 = _mm512_loadu_ps(to.multiplier + 16);
+    unroll<V>([&](auto v) INT8D_INLINE { m[v] = _mm512_loadu_ps(to.multiplier + 16 * v); });
   }
   INT8D_INLINE inline bool more() const { return left > 0; }
 
-  // Two pixels.
   INT8D_INLINE inline void step() {
     auto q = [&](auto i) INT8D_INLINE {
-      constexpr int p = i / 2, v = i % 2;
+      constexpr int p = i / V, v = i % V;
       const __m512i acc = _mm512_load_si512(sums + (v * kAmxPixels + p) * 16);
       if constexpr (Summed) {
         const uint8_t* at = residual + p * stride + 16 * v;
-        return avx512::sum_narrow(acc, v ? m1 : m0, avx512::load16(at, Whole ? ~0u : mask >> (16 * v)), sum);
+        return avx512::sum_narrow(acc, m[v], avx512::load16(at, Whole ? ~0u : mask >> (16 * v)), sum);
       } else {
-        return avx512::round_narrow(acc, v ? m1 : m0);
+        return avx512::round_narrow(acc, m[v]);
       }
     };
     using std::integral_constant;
     const __m512i bytes = avx512::finish4(q(integral_constant<int, 0>()), q(integral_constant<int, 1>()),
                                           q(integral_constant<int, 2>()), q(integral_constant<int, 3>()), f);
-    auto store = [&](uint8_t* to, __m256i half) INT8D_INLINE {
-      if constexpr (Whole)
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), half);
+    unroll<kStep>([&](auto p) INT8D_INLINE {
+      if constexpr (V == 2)
+        avx512::store32(out + p * stride, _mm512_extracti64x4_epi64(bytes, p), Whole ? ~0u : mask);
       else
-        _mm256_mask_storeu_epi8(to, mask, half);
-    };
-    store(out, _mm512_castsi512_si256(bytes));
-    store(out + stride, _mm512_extracti64x4_epi64(bytes, 1));
-    sums += 2 * 16;
-    out += 2 * stride;
-    if constexpr (Summed) residual += 2 * stride;
+        avx512::store16(out + p * stride, _mm512_extracti32x4_epi32(bytes, p), Whole ? ~0u : mask);
+    });
+    sums += kStep * 16;
+    out += kStep * stride;
+    if constexpr (Summed) residual += kStep * stride;
     if (--left == 0) {
       left = next_left;
       next_left = 0;
@@ -248,7 +245,7 @@ struct Runner {
   int runs = p.steps / kRows, in_channels = s.ic / s.groups, channels = s.oc / s.groups;
   int n = 0, first_row = 0;  // of the map, and the first of its rows to be done
   Cut cut{};
-  bool plain = false;  // tiles have an even number of pixels, side by side in the outputs
+  bool plain = false;  // a tile's pixels lie side by side in the outputs, and are even in number
 
   void pixels(int block, bool listed, Pixels& x) const {
     for (int half = 0; half < 2; ++half) {
@@ -379,29 +376,28 @@ struct Runner {
 
   // Panels first .. last - 1 of one group.
   void panels(int group, int first, int last) {
-    const int whole = std::clamp(channels / 32, first, last);
-    const bool summed = epilogue.sum.has_value();
-    auto each = [&]<bool Summed>(std::bool_constant<Summed>) {
-      if (first < whole) {
-        if (plain)
-          sweep<PlainFinisher<Summed, true>>(group, first, whole, false);
-        else
-          sweep<ListFinisher<2, Summed>>(group, first, whole, true);
-      }
-      if (whole < last) {
-        if (channels % 32 <= 16)
-          sweep<ListFinisher<1, Summed>>(group, whole, last, true);
-        else if (plain)
-          sweep<PlainFinisher<Summed, false>>(group, whole, last, false);
-        else
-          sweep<ListFinisher<2, Summed>>(group, whole, last, true);
-      }
+    const int whole = std::clamp(channels / 32, first, last), rest = channels % 32;
+    auto with = [&]<int V, bool Whole>(std::integral_constant<int, V>, std::bool_constant<Whole>, int begin, int end) {
+      const bool side_by_side = plain && cut.width % (4 / V) == 0;
+      if (!epilogue.narrow)
+        sweep<WideFinisher<V>>(group, begin, end, true);
+      else if (epilogue.sum)
+        side_by_side ? sweep<PlainFinisher<V, true, Whole>>(group, begin, end, false)
+                     : sweep<ListFinisher<V, true>>(group, begin, end, true);
+      else
+        side_by_side ? sweep<PlainFinisher<V, false, Whole>>(group, begin, end, false)
+                     : sweep<ListFinisher<V, false>>(group, begin, end, true);
     };
-    if (epilogue.narrow) return summed ? each(std::true_type()) : each(std::false_type());
-    if (first < whole) sweep<WideFinisher<2>>(group, first, whole, true);
-    if (whole < last)
-      channels % 32 <= 16 ? sweep<WideFinisher<1>>(group, whole, last, true)
-                          : sweep<WideFinisher<2>>(group, whole, last, true);
+    constexpr std::integral_constant<int, 1> kOne;
+    constexpr std::integral_constant<int, 2> kTwo;
+    if (first < whole) with(kTwo, std::true_type(), first, whole);
+    if (whole == last) return;
+    if (rest == 16)
+      with(kOne, std::true_type(), whole, last);
+    else if (rest < 16)
+      with(kOne, std::false_type(), whole, last);
+    else
+      with(kTwo, std::false_type(), whole, last);
   }
 
   // Input bytes that a run uses at most: all segments are alike.
