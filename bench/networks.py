@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent import Tuning
+from agent.commands.bench import tune
 from agent.errors import BackendError
 from agent.peers.judge import Contender, compare, in_turns
 from agent.peers.timing import figures
@@ -36,14 +38,18 @@ def path(network: str) -> str:
     return os.path.relpath(ROOT / "models" / "zoo" / f"{network}.int8.safetensors")
 
 
-def judge(network: str, peers: Sequence[str], threads: int, seconds: float, isa: str | None = None) -> Result:
-    """A comparison; says on stderr what it is at."""
-    print(f"bench: {network}, {threads} threads{f', {isa}' if isa else ''}", file=sys.stderr, flush=True)
-    return compare(path(network), peers, threads, seconds, isa)
-
-
 def measure() -> dict[str, Any]:
-    """All of this file's comparisons."""
+    """All of this file's comparisons; int8d as the tuner would have it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _measure(Tuning(folder))
+
+
+def _measure(tuning: Tuning) -> dict[str, Any]:
+    def judge(network: str, peers: Sequence[str], threads: int, seconds: float, isa: str | None = None) -> Result:
+        print(f"bench: {network}, {threads} threads{f', {isa}' if isa else ''}", file=sys.stderr, flush=True)
+        tune(path(network), threads, "auto", isa or "auto", tuning)
+        return compare(path(network), peers, threads, seconds, isa, Path(tuning.folder))
+
     free = [judge(network, PEERS, threads, 1.5) for network in TARGETS for threads in THREADS]
     limited = []
     if _has_amx():  # elsewhere this is what the first table shows
@@ -59,14 +65,14 @@ def measure() -> dict[str, Any]:
             continue
     return {"free": free, "limited": limited, "avx2": avx2, "alone": alone,
             "company": {p: company[p] for p in alone if p in company},
-            "scaling": {network: scaling(network, 1.5) for network in TARGETS}}  # fmt: skip
+            "scaling": {network: scaling(network, 1.5, Path(tuning.folder)) for network in TARGETS}}  # fmt: skip
 
 
-def scaling(network: str, seconds: float) -> float:
-    """int8d's median with one thread over that with two, in turns."""
+def scaling(network: str, seconds: float, answers: Path) -> float:
+    """int8d's median with one thread over that with two, in turns; answers: the tuner's."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         contenders = {
-            str(threads): stack.enter_context(Contender("int8d", path(network), threads, None, Path(folder)))
+            str(threads): stack.enter_context(Contender("int8d", path(network), threads, None, Path(folder), answers))
             for threads in THREADS
         }
         times, _ = in_turns(contenders, seconds)
@@ -79,19 +85,19 @@ def report(measured: dict[str, Any]) -> Iterator[str]:
     vs = ",".join(PEERS)
     yield from _section(
         "Against the peers, each as fast as it goes", measured["free"],
-        f"int8d bench models/zoo/NETWORK.int8.safetensors --vs {vs} --threads 1,2",
+        f"int8d bench models/zoo/NETWORK.int8.safetensors --vs {vs} --threads 1,2 --tune",
         "Every runtime picks its instruction set itself.",
     )  # fmt: skip
     if measured["limited"]:
         yield from _section(
             "Kept to AVX512-VNNI on all sides", measured["limited"],
-            f"int8d bench models/zoo/NETWORK.int8.safetensors --vs {vs} --threads 1,2 --isa {LIMIT}",
+            f"int8d bench models/zoo/NETWORK.int8.safetensors --vs {vs} --threads 1,2 --isa {LIMIT} --tune",
             _limits(measured["limited"]),
         )  # fmt: skip
     yield from ("", "## AVX2 beside float32")
     yield from paragraph(
-        "`INT8D_ISA=avx2 int8d bench models/zoo/resnet18.int8.safetensors --vs onnxruntime-float --threads 1,2`:",
-        "ResNet18; only int8d is limited.",
+        "`INT8D_ISA=avx2 int8d bench models/zoo/resnet18.int8.safetensors --vs onnxruntime-float --threads 1,2",
+        "--tune`: ResNet18; only int8d is limited.",
     )
     yield ""
     rows = []

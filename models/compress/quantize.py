@@ -63,9 +63,9 @@ class Int8Quantizer(Quantizer):
                 continue
             if node.target in WEIGHTED:
                 self._annotate(node, {node.args[0]: ACTIVATION, node.args[1]: WEIGHT})
-            elif node.target in SUMS and all(_same_shape(a, node) for a in node.args[:2]) and not node.kwargs:
-                self._annotate(node, {a: ACTIVATION for a in node.args[:2]})
-            elif node.target in PRODUCTS and gated(node) is not None:
+            elif (node.target in SUMS and all(_same_shape(a, node) for a in node.args[:2]) and not node.kwargs) or (
+                node.target in PRODUCTS and gated(node) is not None
+            ):
                 self._annotate(node, {a: ACTIVATION for a in node.args[:2]})
             elif node.target in UNARY | CLAMPS | AVERAGES:
                 self._annotate(node, {node.args[0]: ACTIVATION}, fuse=False)
