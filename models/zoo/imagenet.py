@@ -26,8 +26,8 @@ class Result:
 
 
 def make(name: str, weights: str = "DEFAULT", calibrate: Path | None = None, seed: int = SEED) -> Result:
-    """name: one of ``models.zoo.IMAGENET``. weights: ``DEFAULT`` downloads torchvision's, and falls back to seeded ones,
-    loudly; ``none`` takes seeded ones.
+    """name: one of ``models.zoo.IMAGENET``. weights: ``DEFAULT`` downloads torchvision's, and falls back to seeded
+    ones, loudly; ``none`` takes seeded ones.
 
     calibrate: a folder of pictures; without it, seeded synthetic ones, which suit seeded weights only.
     """
