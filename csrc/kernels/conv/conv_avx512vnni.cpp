@@ -32,7 +32,9 @@ struct Tile {
   const ptrdiff_t* offsets;  // of each segment, from the first tap
   const ConvPacked* packed;
   const Epilogue* epilogue;
-  uint32_t mask;  // of the panel's channels that exist
+  const uint8_t* ahead;  // what is fetched to L2, a line a step
+  ptrdiff_t line;        // 64, or, where there is nothing to fetch, 0
+  uint32_t mask;         // of the panel's channels that exist
 
   const uint8_t* residual(int p, int a) const { return p < a ? res_a + p * res_stride : res_b + (p - a) * res_stride; }
 };
@@ -66,6 +68,8 @@ void run_tile(const Tile& t) {
 
   const Strides k(t.in_stride);
   const int8_t* w = t.weight;
+  const uint8_t* ahead = t.ahead;
+  const ptrdiff_t line = t.line;
   const ptrdiff_t* offset = t.offsets;
   for (const ConvSegment& segment : t.packed->segments) {
     const uint8_t* a = t.in_a + *offset;
@@ -77,6 +81,8 @@ void run_tile(const Tile& t) {
         const __m512i x = avx512::broadcast4(at_row<decltype(p)::value, A>(a, b, k));
         unroll<V>([&](auto v) INT8D_INLINE { acc[p][v] = _mm512_dpbusd_epi32(acc[p][v], x, weight[v]); });
       });
+      _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+      ahead += line;
       a += 4;
       b += 4;
       w += 128;
@@ -187,9 +193,12 @@ struct Runner {
       const TileFunction run =
           rows == 2 ? (vectors == 2 ? kDouble<2> : kDouble<1>)[width] : (vectors == 2 ? kSingle<2> : kSingle<1>)[width];
       run(t);
+      t.ahead += p.steps * t.line;
+      if (t.ahead >= end_ahead) t.line = 0;
     }
   }
 
+  const uint8_t* end_ahead = call.ahead.data() + call.ahead.size();
   int in_channel = 0, out_channel = 0, vectors = 2;
 };
 
@@ -208,6 +217,9 @@ void conv_u8s8_14x32_avx512vnni(const ConvCall& call) {
   r.t.offsets = r.offsets.data();
   r.t.packed = &p;
   r.t.epilogue = &epilogue;
+  const bool fetches = !call.ahead.empty();
+  r.t.ahead = fetches ? call.ahead.data() : reinterpret_cast<const uint8_t*>(p.weight.data());
+  r.t.line = fetches ? 64 : 0;
 
   // Maps whose width leaves a half tile empty take two rows at a time.
   const int tail = s.ow % (2 * kHalf);
