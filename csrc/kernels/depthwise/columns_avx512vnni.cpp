@@ -44,11 +44,11 @@ constexpr int kParity = (segment(K, Stride) + (K - 1) / Stride) * 64;
 template <int K, int Stride>
 constexpr int kPlane = kParity<K, Stride>* Stride;
 
-// Where column `x` of the scratch begins.
+// Of a plane: from an even column to the odd one at its right, and from one output pixel's first column to the next's.
 template <int K, int Stride, int Pitch>
-constexpr int column_at(int x) {
-  return x % Stride * kParity<K, Stride> + x / Stride * Pitch;
-}
+constexpr int kOdd = Pitch == 64 ? 64 : kParity<K, Stride>;
+template <int Stride, int Pitch>
+constexpr int kStep = Pitch == 64 ? Stride * 64 : Pitch;
 
 // Pixels side by side, of Pitch channels each.
 template <int Pitch>
@@ -78,20 +78,23 @@ void gather(const Block& b, int columns, uint8_t* scratch) {
       store(to + 3 * kBytes, _mm512_unpackhi_epi16(high01, high23));
     }
   };
-  for (int parity = 0; parity < Stride; ++parity) {
-    uint8_t* to = scratch + parity * kParity<K, Stride>;
-    for (int x = parity; x < columns; x += kJoined * Stride, to += 64) {
-      // Past the last window's column, any that can be read will do.
-      ptrdiff_t at[kJoined], next[kJoined];
-      for (int i = 0; i < kJoined; ++i) {
-        at[i] = std::min(x + i * Stride, columns - 1) * b.in_pixel;
-        next[i] = std::min(x + i * Stride + 1, columns - 1) * b.in_pixel;
-      }
-      auto row = [&](int y, const ptrdiff_t* from) INT8D_INLINE { return load_pixels<Pitch>(b.in[y], from); };
-      interleave(to, row(0, at), row(1, at), row(2, at), row(3, at));
-      if constexpr (K == 5)
-        if (parity == 0) interleave(to + 4 * kBytes, row(4, at), row(5, at), row(4, next), row(5, next));
-    }
+  if constexpr (Pitch == 64 && K == 3) {
+    const uint8_t *r0 = b.in[0], *r1 = b.in[1], *r2 = b.in[2], *r3 = b.in[3];
+    const ptrdiff_t pixel = b.in_pixel;
+    for (ptrdiff_t at = 0; columns > 0; --columns, at += pixel, scratch += 64)
+      interleave(scratch, load(r0 + at), load(r1 + at), load(r2 + at), load(r3 + at));
+    return;
+  }
+  for (int x = 0; x < columns; x += kJoined * Stride, scratch += kJoined * kStep<Stride, Pitch>) {
+    // Past the last window's column, any that can be read will do.
+    ptrdiff_t at[2][kJoined];
+    for (int parity = 0; parity < (K == 5 ? 2 : Stride); ++parity)
+      for (int i = 0; i < kJoined; ++i) at[parity][i] = std::min(x + i * Stride + parity, columns - 1) * b.in_pixel;
+    auto row = [&](int y, int parity) INT8D_INLINE { return load_pixels<Pitch>(b.in[y], at[parity]); };
+    unroll<Stride>([&](auto parity) INT8D_INLINE {
+      interleave(scratch + parity * kOdd<K, Stride, Pitch>, row(0, parity), row(1, parity), row(2, parity), row(3, parity));
+    });
+    if constexpr (K == 5) interleave(scratch + 4 * kBytes, row(4, 0), row(5, 0), row(4, 1), row(5, 1));
   }
 }
 
@@ -165,11 +168,12 @@ INT8D_INLINE inline __m512i finish_slots(__m512i v0, __m512i v1, __m512i v2, __m
 }
 
 template <int K, int Stride, int Rows, int Pitch, int Quarters>
-void compute(const Block& b, const uint8_t* scratch, const Output& output) {
+[[gnu::noinline]] void compute(const Block& block, const uint8_t* scratch, const Output& output) {
   constexpr int kVectors = column_vectors(K), kRegisters = 2, kJoined = 64 / Pitch;
   const avx512::Finish f(output);
+  const Block b = block;  // in registers: a store of bytes may change what it is a reference to
   for (int x = 0; x < b.width; x += kRegisters * kJoined) {
-    const uint8_t* column = scratch + x * Pitch;
+    const uint8_t* column = scratch + x * kStep<Stride, Pitch>;
     __m512i acc[Rows][kRegisters][4];
     unroll<Quarters>([&](auto j) INT8D_INLINE {
       const __m512i bias = load(b.bias + j * 16);
@@ -177,7 +181,8 @@ void compute(const Block& b, const uint8_t* scratch, const Output& output) {
         unroll<kRegisters>([&](auto i) INT8D_INLINE { acc[r][i][j] = bias; });
       });
       auto load_column = [&](auto quad, int x) INT8D_INLINE {
-        __m512i data = load(column + (4 * quad + j) * kPlane<K, Stride> + column_at<K, Stride, Pitch>(x));
+        const int at = x % Stride * kOdd<K, Stride, Pitch> + x / Stride * kStep<Stride, Pitch>;
+        __m512i data = load(column + (4 * quad + j) * kPlane<K, Stride> + at);
         asm("" : "+v"(data));
         return data;
       };
@@ -210,7 +215,7 @@ void compute(const Block& b, const uint8_t* scratch, const Output& output) {
           add(v, [&](auto i) INT8D_INLINE { return data[i]; });
         });
       }
-      if (b.narrow) {
+      if (b.narrow) [[likely]] {
         const __m512 multiplier = _mm512_loadu_ps(b.multiplier + j * 16);
         unroll<Rows>([&](auto r) INT8D_INLINE {
           unroll<kRegisters>([&](auto i) INT8D_INLINE { acc[r][i][j] = avx512::round_narrow(acc[r][i][j], multiplier); });
@@ -225,7 +230,7 @@ void compute(const Block& b, const uint8_t* scratch, const Output& output) {
         if (!b.narrow) [[unlikely]] {
           int32_t sums[64];
           unroll<Quarters>([&](auto j) INT8D_INLINE { store(sums + j * 16, acc[r][i][j]); });
-          finish_wide(b, sums, out, Pitch, pixels, output);
+          finish_wide(block, sums, out, Pitch, pixels, output);
           return;
         }
         constexpr int kLast = Quarters - 2;  // the first two again, where there are no others
@@ -243,19 +248,22 @@ void run_rows(const DepthwiseCall& call, int n, int oy, const Output& output) {
   const ConvShape& s = p.shape;
   alignas(64) uint8_t scratch[kPlane<K, Stride> * 4 * (K == 3 ? 1 : 2)];
   // Of one segment's pixels first .., the block of channels c ...
+  const uint8_t* rows[6];
+  for (int row = 0; row < 6; ++row)
+    rows[row] = call.in.at(n, oy * Stride - s.pad_top + std::min(row, K + Rows - 2), -s.pad_left);
+  uint8_t* out = call.out.at(n, oy, 0);
+  Block b;
+  b.in_pixel = call.in.pixel;
+  b.out_pixel = call.out.pixel;
+  b.narrow = p.narrow;
   auto run = [&]<int Pitch, int Quarters>(std::integer_sequence<int, Pitch, Quarters>, int first, int c) {
-    Block b;
-    b.in_pixel = call.in.pixel;
-    b.out_pixel = call.out.pixel;
-    for (int row = 0; row < 6; ++row)
-      b.in[row] = call.in.at(n, oy * Stride - s.pad_top + std::min(row, K + Rows - 2), first * Stride - s.pad_left) + c;
-    for (int row = 0; row < 2; ++row) b.out[row] = call.out.at(n, oy + row, first) + c;
+    for (int row = 0; row < 6; ++row) b.in[row] = rows[row] + first * Stride * b.in_pixel + c;
+    for (int row = 0; row < 2; ++row) b.out[row] = out + row * call.out.row + first * b.out_pixel + c;
     b.weight = p.weight8.data() + static_cast<size_t>(c) * 2 * column_vectors(K) * 4;
     b.bias = p.bias.data() + c;
     b.multiplier = p.multiplier.data() + c;
     b.width = std::min(segment(K, Stride) * 64 / Pitch, s.ow - first);
     b.channels = s.oc - c;
-    b.narrow = p.narrow;
     const int columns = (b.width - 1) * Stride + K;
     if (K == 3 && Stride == 1 && Pitch < 64 && b.in_pixel == Pitch)
       gather_contiguous<K, Stride>(b, columns, scratch);
