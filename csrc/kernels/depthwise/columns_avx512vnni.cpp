@@ -78,11 +78,16 @@ void gather(const Block& b, int columns, uint8_t* scratch) {
       store(to + 3 * kBytes, _mm512_unpackhi_epi16(high01, high23));
     }
   };
-  if constexpr (Pitch == 64 && K == 3) {
-    const uint8_t *r0 = b.in[0], *r1 = b.in[1], *r2 = b.in[2], *r3 = b.in[3];
+  if constexpr (Pitch == 64 && (K == 3 || Stride == 1)) {
+    const uint8_t *r0 = b.in[0], *r1 = b.in[1], *r2 = b.in[2], *r3 = b.in[3], *r4 = b.in[4], *r5 = b.in[5];
     const ptrdiff_t pixel = b.in_pixel;
-    for (ptrdiff_t at = 0; columns > 0; --columns, at += pixel, scratch += 64)
+    for (ptrdiff_t at = 0; columns > 0; --columns, at += pixel, scratch += 64) {
       interleave(scratch, load(r0 + at), load(r1 + at), load(r2 + at), load(r3 + at));
+      if constexpr (K == 5) {
+        const ptrdiff_t next = at + (columns > 1 ? pixel : 0);
+        interleave(scratch + 4 * kBytes, load(r4 + at), load(r5 + at), load(r4 + next), load(r5 + next));
+      }
+    }
     return;
   }
   for (int x = 0; x < columns; x += kJoined * Stride, scratch += kJoined * kStep<Stride, Pitch>) {
@@ -118,38 +123,32 @@ void gather_contiguous(const Block& b, int columns, uint8_t* scratch) {
 
 inline __mmask64 first_bytes(int count) { return count >= 64 ? ~0ull : (1ull << count) - 1; }
 
-// Up to `pixels` pixels of a register.
+// Up to `pixels` pixels of a register. mask: of a pixel's bytes.
 template <int Pitch>
-INT8D_INLINE inline void store_pixels(uint8_t* out, __m512i q, int pixels, const Block& b) {
+INT8D_INLINE inline void store_pixels(uint8_t* out, __m512i q, int pixels, const Block& b, __mmask64 mask) {
   const bool whole = b.channels >= Pitch;
   if constexpr (Pitch == 64) {
     if (whole)
       store(out, q);
     else
-      _mm512_mask_storeu_epi8(out, first_bytes(b.channels), q);
+      _mm512_mask_storeu_epi8(out, mask, q);
   } else if (b.out_pixel == Pitch && whole) {
     if (pixels >= 64 / Pitch)
       store(out, q);
     else
       _mm512_mask_storeu_epi8(out, first_bytes(pixels * Pitch), q);
   } else {
-    const __mmask64 mask = first_bytes(b.channels);
     unroll<64 / Pitch>([&](auto i) INT8D_INLINE {
       if (i >= pixels) return;
+      uint8_t* to = out + i * b.out_pixel;
       if constexpr (Pitch == 32) {
-        const __m256i pixel = _mm512_extracti64x4_epi64(q, i);
-        if (whole)
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * b.out_pixel), pixel);
-        else
-          _mm256_mask_storeu_epi8(out + i * b.out_pixel, static_cast<__mmask32>(mask), pixel);
+        avx512::store32(to, _mm512_extracti64x4_epi64(q, i), static_cast<uint32_t>(mask));
       } else {
         const __m128i pixel = _mm512_extracti32x4_epi32(q, i);
-        if (whole)
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i * b.out_pixel), pixel);
-        else if (b.channels == 8)
-          _mm_storel_epi64(reinterpret_cast<__m128i*>(out + i * b.out_pixel), pixel);
+        if (b.channels == 8)
+          _mm_storel_epi64(reinterpret_cast<__m128i*>(to), pixel);
         else
-          _mm_mask_storeu_epi8(out + i * b.out_pixel, static_cast<__mmask16>(mask), pixel);
+          avx512::store16(to, pixel, static_cast<uint32_t>(mask));
       }
     });
   }
@@ -172,6 +171,7 @@ template <int K, int Stride, int Rows, int Pitch, int Quarters>
   constexpr int kVectors = column_vectors(K), kRegisters = 2, kJoined = 64 / Pitch;
   const avx512::Finish f(output);
   const Block b = block;  // in registers: a store of bytes may change what it is a reference to
+  const __mmask64 mask = first_bytes(std::min(b.channels, Pitch));
   for (int x = 0; x < b.width; x += kRegisters * kJoined) {
     const uint8_t* column = scratch + x * kStep<Stride, Pitch>;
     __m512i acc[Rows][kRegisters][4];
@@ -235,7 +235,7 @@ template <int K, int Stride, int Rows, int Pitch, int Quarters>
         }
         constexpr int kLast = Quarters - 2;  // the first two again, where there are no others
         store_pixels<Pitch>(
-            out, finish_slots(acc[r][i][0], acc[r][i][1], acc[r][i][kLast], acc[r][i][kLast + 1], f), pixels, b);
+            out, finish_slots(acc[r][i][0], acc[r][i][1], acc[r][i][kLast], acc[r][i][kLast + 1], f), pixels, b, mask);
       });
     });
   }
