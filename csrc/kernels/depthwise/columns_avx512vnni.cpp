@@ -42,7 +42,7 @@ constexpr int segment(int k, int stride) { return k == 5 && stride == 2 ? 14 : 2
 template <int K, int Stride>
 constexpr int kParity = (segment(K, Stride) + (K - 1) / Stride) * 64;
 template <int K, int Stride>
-constexpr int kPlane = kParity<K, Stride>* Stride;
+constexpr int kPlane = kParity<K, Stride> * Stride;
 
 // Of a plane: from an even column to the odd one at its right, and from one output pixel's first column to the next's.
 template <int K, int Stride, int Pitch>
@@ -97,7 +97,8 @@ void gather(const Block& b, int columns, uint8_t* scratch) {
       for (int i = 0; i < kJoined; ++i) at[parity][i] = std::min(x + i * Stride + parity, columns - 1) * b.in_pixel;
     auto row = [&](int y, int parity) INT8D_INLINE { return load_pixels<Pitch>(b.in[y], at[parity]); };
     unroll<Stride>([&](auto parity) INT8D_INLINE {
-      interleave(scratch + parity * kOdd<K, Stride, Pitch>, row(0, parity), row(1, parity), row(2, parity), row(3, parity));
+      interleave(scratch + parity * kOdd<K, Stride, Pitch>, row(0, parity), row(1, parity), row(2, parity),
+                 row(3, parity));
     });
     if constexpr (K == 5) interleave(scratch + 4 * kBytes, row(4, 0), row(5, 0), row(4, 1), row(5, 1));
   }
@@ -218,7 +219,8 @@ template <int K, int Stride, int Rows, int Pitch, int Quarters>
       if (b.narrow) [[likely]] {
         const __m512 multiplier = _mm512_loadu_ps(b.multiplier + j * 16);
         unroll<Rows>([&](auto r) INT8D_INLINE {
-          unroll<kRegisters>([&](auto i) INT8D_INLINE { acc[r][i][j] = avx512::round_narrow(acc[r][i][j], multiplier); });
+          unroll<kRegisters>([&](auto i)
+                                 INT8D_INLINE { acc[r][i][j] = avx512::round_narrow(acc[r][i][j], multiplier); });
         });
       }
     });
@@ -234,8 +236,8 @@ template <int K, int Stride, int Rows, int Pitch, int Quarters>
           return;
         }
         constexpr int kLast = Quarters - 2;  // the first two again, where there are no others
-        store_pixels<Pitch>(
-            out, finish_slots(acc[r][i][0], acc[r][i][1], acc[r][i][kLast], acc[r][i][kLast + 1], f), pixels, b, mask);
+        store_pixels<Pitch>(out, finish_slots(acc[r][i][0], acc[r][i][1], acc[r][i][kLast], acc[r][i][kLast + 1], f),
+                            pixels, b, mask);
       });
     });
   }
