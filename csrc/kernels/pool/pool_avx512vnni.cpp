@@ -2,8 +2,8 @@
 //
 // Maximum: one load and one vpmaxub a tap. Average: carry-save adders turn the bytes of 4 taps into 1 vector of fours,
 // 6 vpternlog, that is then added to two sums of words: 9 instructions and 4 loads. Words hold 257 fours, then they are
-// added to sums of 32 bits. Where the taps lie end to end and 64 channels at a time would leave much of a load unused,
-// loads run over several pixels, and their sums are added up by channel at the end.
+// added to sums of 32 bits. Where the taps lie end to end, loads run over several pixels, so that all of each is used,
+// and their sums are added up by channel at the end.
 #include <numeric>
 
 #include "../common/epilogue_avx512.h"
@@ -21,52 +21,18 @@ inline __mmask64 mask_of(int channels) { return channels >= 64 ? ~0ull : (1ull <
 inline __m512i carry(__m512i a, __m512i b, __m512i c) { return _mm512_ternarylogic_epi32(a, b, c, 0xe8); }
 inline __m512i sum(__m512i a, __m512i b, __m512i c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
 
-// 64 sums as 4 vectors, in the order of unpacking; packing restores the channels' order.
+// 64 sums of 32 bits, in the order of unpacking; packing restores the channels' order.
 struct Sums {
-  __m512i ones, twos;   // bytes still to be added, once and twice
-  __m512i words, high;  // of fours: sums modulo 2^16 of 16-bit words, and of their higher bytes
-  __m512i sums[4];      // of fours
-  int fours = 0;
+  __m512i v[4];
 
-  Sums() {
-    ones = twos = words = high = _mm512_setzero_si512();
-    for (__m512i& v : sums) v = _mm512_setzero_si512();
-  }
-  INT8D_INLINE void add(__m512i a, __m512i b, __m512i c, __m512i d) {
-    const __m512i twos_a = carry(ones, a, b);
-    ones = sum(ones, a, b);
-    const __m512i twos_b = carry(ones, c, d);
-    ones = sum(ones, c, d);
-    const __m512i four = carry(twos, twos_a, twos_b);
-    twos = sum(twos, twos_a, twos_b);
-    words = _mm512_add_epi16(words, four);
-    high = _mm512_add_epi16(high, _mm512_srli_epi16(four, 8));
-    if (++fours == 257) flush();
-  }
-  void flush() {
-    widen(_mm512_sub_epi16(words, _mm512_slli_epi16(high, 8)), high);
-    words = high = _mm512_setzero_si512();
-    fours = 0;
-  }
-  void finish() {
-    flush();
-    for (__m512i& v : sums) v = _mm512_slli_epi32(v, 2);
-    const __m512i low = _mm512_set1_epi16(0xff);
-    auto even = [&](__m512i v) { return _mm512_and_si512(v, low); };
-    auto odd = [&](__m512i v) { return _mm512_srli_epi16(v, 8); };
-    widen(_mm512_add_epi16(even(ones), _mm512_slli_epi16(even(twos), 1)),
-          _mm512_add_epi16(odd(ones), _mm512_slli_epi16(odd(twos), 1)));
-  }
-
- private:
   // Adds words of the even and the odd bytes.
-  void widen(__m512i even, __m512i odd) {
+  INT8D_INLINE void add(__m512i even, __m512i odd) {
     const __m512i zero = _mm512_setzero_si512();
     const __m512i first = _mm512_unpacklo_epi16(even, odd), second = _mm512_unpackhi_epi16(even, odd);
-    sums[0] = _mm512_add_epi32(sums[0], _mm512_unpacklo_epi16(first, zero));
-    sums[1] = _mm512_add_epi32(sums[1], _mm512_unpackhi_epi16(first, zero));
-    sums[2] = _mm512_add_epi32(sums[2], _mm512_unpacklo_epi16(second, zero));
-    sums[3] = _mm512_add_epi32(sums[3], _mm512_unpackhi_epi16(second, zero));
+    v[0] = _mm512_add_epi32(v[0], _mm512_unpacklo_epi16(first, zero));
+    v[1] = _mm512_add_epi32(v[1], _mm512_unpackhi_epi16(first, zero));
+    v[2] = _mm512_add_epi32(v[2], _mm512_unpacklo_epi16(second, zero));
+    v[3] = _mm512_add_epi32(v[3], _mm512_unpackhi_epi16(second, zero));
   }
 };
 
@@ -77,34 +43,66 @@ struct Grid {
   ptrdiff_t row, column;
 };
 
+// Loads of a grid whose right neighbours, which are read next, stay in L1.
+constexpr int kFetched = 512;
+
 // The sums of a grid of 64 bytes.
+template <bool Fetch>
 INT8D_INLINE inline Sums add_up(const Grid& grid) {
   Sums sums;
   const __m512i zero = _mm512_setzero_si512();
+  for (__m512i& v : sums.v) v = zero;
+  __m512i ones = zero, twos = zero;   // bytes still to be added, once and twice
+  __m512i words = zero, high = zero;  // of fours: sums modulo 2^16 of 16-bit words, and of their higher bytes
+  int fours = 0;
+  auto flush = [&]() INT8D_INLINE {
+    sums.add(_mm512_sub_epi16(words, _mm512_slli_epi16(high, 8)), high);
+    words = high = zero;
+    fours = 0;
+  };
+  auto add = [&](__m512i a, __m512i b, __m512i c, __m512i d) INT8D_INLINE {
+    const __m512i twos_a = carry(ones, a, b);
+    ones = sum(ones, a, b);
+    const __m512i twos_b = carry(ones, c, d);
+    ones = sum(ones, c, d);
+    const __m512i four = carry(twos, twos_a, twos_b);
+    twos = sum(twos, twos_a, twos_b);
+    words = _mm512_add_epi16(words, four);
+    high = _mm512_add_epi16(high, _mm512_srli_epi16(four, 8));
+    if (++fours == 257) flush();
+  };
   const uint8_t* row = grid.first;
   const ptrdiff_t column = grid.column;
   for (int y = 0; y < grid.rows; ++y, row += grid.row) {
     const uint8_t* at = row;
+    auto load = [&](int i) INT8D_INLINE { return _mm512_loadu_si512(at + i * column); };
     int left = grid.columns;
-    for (; left >= 4; left -= 4, at += 4 * column)
-      sums.add(_mm512_loadu_si512(at), _mm512_loadu_si512(at + column), _mm512_loadu_si512(at + 2 * column),
-               _mm512_loadu_si512(at + 3 * column));
-    if (left > 0)
-      sums.add(_mm512_loadu_si512(at), left > 1 ? _mm512_loadu_si512(at + column) : zero,
-               left > 2 ? _mm512_loadu_si512(at + 2 * column) : zero, zero);
+    for (; left >= 4; left -= 4, at += 4 * column) {
+      if constexpr (Fetch)
+        for (int i = 0; i < 4; ++i) _mm_prefetch(at + i * column + 64, _MM_HINT_T0);
+      add(load(0), load(1), load(2), load(3));
+    }
+    if (left > 0) add(load(0), left > 1 ? load(1) : zero, left > 2 ? load(2) : zero, zero);
   }
-  sums.finish();
+  flush();
+  for (__m512i& v : sums.v) v = _mm512_slli_epi32(v, 2);
+  const __m512i low = _mm512_set1_epi16(0xff);
+  sums.add(_mm512_add_epi16(_mm512_and_si512(ones, low), _mm512_slli_epi16(_mm512_and_si512(twos, low), 1)),
+           _mm512_add_epi16(_mm512_srli_epi16(ones, 8), _mm512_slli_epi16(_mm512_srli_epi16(twos, 8), 1)));
   return sums;
 }
 
-// Sums of several pixels' channels end to end.
-constexpr int kRun = 1024;
+[[gnu::noinline]] Sums add_up(const Grid& grid) {
+  return grid.rows * grid.columns <= kFetched ? add_up<true>(grid) : add_up<false>(grid);
+}
 
-// Pixels after which the channels lie in loads of 64 bytes as at first, or 1 where that does not pay.
+// Most bytes after which the channels lie in loads of 64 bytes as at first.
+constexpr int kRun = 2048;
+
+// Pixels of that many bytes, or 1 where the pixels do not lie end to end, or are too few.
 int run_pixels(const Grid& pixels, int channels) {
-  const int run = 64 / std::gcd(64, channels), blocks = (channels + 63) / 64;
-  const bool pays = blocks * 64 * 7 > channels * 8 && pixels.columns >= 16 * run;
-  return pixels.column == channels && channels * run <= kRun && pays ? run : 1;
+  const int run = 64 / std::gcd(64, channels);
+  return pixels.column == channels && channels * run <= kRun && pixels.columns >= 16 * run ? run : 1;
 }
 
 // The sums of the channels of all pixels, channel by channel.
@@ -115,7 +113,7 @@ void add_up_runs(const Grid& pixels, int run, int channels, int32_t* sums) {
     unroll<4>([&](auto lane) INT8D_INLINE {
       unroll<4>([&](auto i) INT8D_INLINE {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + at + 16 * lane + 4 * i),
-                         _mm512_extracti32x4_epi32(s.sums[i], lane));
+                         _mm512_extracti32x4_epi32(s.v[i], lane));
       });
     });
   }
@@ -185,8 +183,8 @@ void avg_pool_u8_avx512vnni(const PoolCall& call) {
     }
     for (int c = first; c < end; c += kChannels, taps.first += kChannels) {
       const Sums sums = add_up(taps);
-      const __m512i low = _mm512_packus_epi32(q(sums.sums[0]), q(sums.sums[1]));
-      const __m512i high = _mm512_packus_epi32(q(sums.sums[2]), q(sums.sums[3]));
+      const __m512i low = _mm512_packus_epi32(q(sums.v[0]), q(sums.v[1]));
+      const __m512i high = _mm512_packus_epi32(q(sums.v[2]), q(sums.v[3]));
       _mm512_mask_storeu_epi8(out + c, mask_of(end - c), _mm512_packus_epi16(low, high));
     }
   });
