@@ -1,12 +1,12 @@
-// Depthwise convolution of 3x3 and 5x5, strides 1 and 2, AVX512-VNNI. Two output rows x 2 pixels x 64 channels; the
-// last channels in blocks of 32 and 16, in narrower registers. Where 3x3 has 16 or 32 channels in all, a register holds
-// 4 or 2 pixels instead (joined_pixels).
+// Depthwise convolution of 3x3 and 5x5, strides 1 and 2, AVX512-VNNI. Two output rows x 2 registers, each of a pixel's
+// 64 channels, or, of the last 32 or 16 channels, of 2 or 4 pixels.
 //
 // First, the input columns of a segment are interleaved (depthwise_pack_columns) into a scratch that stays in L1: 4
-// loads and 8 unpacks a column of 64 channels, 6 rows: 6 and 14. It has a plane for each quarter of the channels, so
-// that 64 bytes at any pixel are an operand. Then two pixels of two rows are computed at a time, one plane after the
+// loads and 8 unpacks a register of columns, 6 rows: 6 and 14. It has a plane for each quarter of the channels, so
+// that 64 bytes at any pixel are an operand; with stride 2, each plane has the even columns first, so that this holds
+// too where a register has several pixels. Then two registers of two rows are computed at a time, one plane after the
 // other, so that 3x3 takes, for 256 outputs, 48 vpdpbusd, 48 instructions to requantize and 40 loads; packing restores
-// the channels' order. Registers: 16 sums, up to 4 columns; weights come from memory.
+// the channels' order. Registers: 16 sums, up to 6 columns; weights come from memory.
 // With stride 2, and in an odd last row, one output row is computed.
 #include <algorithm>
 
@@ -17,44 +17,10 @@
 namespace int8d {
 namespace {
 
-// The instructions of one register width, W channels.
-template <int W>
-struct Lanes;
-
-#define INT8D_LANES(W, I, F, p, si, mask_type)                                                      \
-  template <>                                                                                       \
-  struct Lanes<W> {                                                                                 \
-    using Int = I;                                                                                  \
-    static Int load(const void* x) { return p##_loadu_##si(static_cast<const I*>(x)); }             \
-    static void store(void* x, Int v) { p##_storeu_##si(static_cast<I*>(x), v); }                   \
-    static void store(uint8_t* x, Int v, int count) {                                               \
-      p##_mask_storeu_epi8(x, static_cast<mask_type>((1ull << count) - 1), v);                      \
-    }                                                                                               \
-    static Int low8(Int a, Int b) { return p##_unpacklo_epi8(a, b); }                               \
-    static Int high8(Int a, Int b) { return p##_unpackhi_epi8(a, b); }                              \
-    static Int low16(Int a, Int b) { return p##_unpacklo_epi16(a, b); }                             \
-    static Int high16(Int a, Int b) { return p##_unpackhi_epi16(a, b); }                            \
-    static Int dot(Int acc, Int x, Int w) { return p##_dpbusd_epi32(acc, x, w); }                   \
-    static F load_float(const float* x) { return p##_loadu_ps(x); }                                 \
-    static Int round(Int acc, F m) { return p##_cvtps_epi32(p##_mul_ps(p##_cvtepi32_ps(acc), m)); } \
-    static Int words(Int a, Int b, Int zp) { return p##_adds_epi16(p##_packs_epi32(a, b), zp); }    \
-    static Int bytes(Int a, Int b, Int lo, Int hi) {                                                \
-      return p##_min_epu8(p##_max_epu8(p##_packus_epi16(a, b), lo), hi);                            \
-    }                                                                                               \
-    static Int all8(int x) { return p##_set1_epi8(static_cast<char>(x)); }                          \
-    static Int all16(int x) { return p##_set1_epi16(static_cast<short>(x)); }                       \
-  };
-INT8D_LANES(64, __m512i, __m512, _mm512, si512, __mmask64)
-INT8D_LANES(32, __m256i, __m256, _mm256, si256, __mmask32)
-INT8D_LANES(16, __m128i, __m128, _mm, si128, __mmask16)
-#undef INT8D_LANES
-
-template <int W>
-INT8D_INLINE inline typename Lanes<W>::Int look_up(typename Lanes<W>::Int q, const uint8_t* table) {
-  if constexpr (W == 64) return avx512::lookup(q, table);
-  if constexpr (W == 32) return _mm512_castsi512_si256(avx512::lookup(_mm512_castsi256_si512(q), table));
-  if constexpr (W == 16) return _mm512_castsi512_si128(avx512::lookup(_mm512_castsi128_si512(q), table));
-}
+inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
+inline __m256i load32(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline void store(void* p, __m512i v) { _mm512_storeu_si512(p, v); }
 
 // One block of one segment of one or two rows.
 struct Block {
@@ -65,82 +31,178 @@ struct Block {
   const int8_t* weight;
   const int32_t* bias;
   const float* multiplier;
-  int width, channels;  // blocks in a row; channels, or, of joined pixels, bytes of the row
+  int width, channels;  // output pixels; channels to go
   bool narrow;
 };
 
-// 5x5 has a second quadruple of vectors a column.
-constexpr int quads(int k) { return k == 3 ? 1 : 2; }
+// Output columns whose input columns are in the scratch: 8 to 16 KB. As many times more where pixels share a register.
+constexpr int segment(int k, int stride) { return k == 5 && stride == 2 ? 14 : 28; }
 
-// Interleaves the columns into planes of Plane bytes.
-template <int W, int K, int Plane>
+// Bytes of the scratch: of a plane's columns of one parity, of a plane.
+template <int K, int Stride>
+constexpr int kParity = (segment(K, Stride) + (K - 1) / Stride) * 64;
+template <int K, int Stride>
+constexpr int kPlane = kParity<K, Stride> * Stride;
+
+// Of a plane: from an even column to the odd one at its right, and from one output pixel's first column to the next's.
+template <int K, int Stride, int Pitch>
+constexpr int kOdd = Pitch == 64 ? 64 : kParity<K, Stride>;
+template <int Stride, int Pitch>
+constexpr int kStep = Pitch == 64 ? Stride * 64 : Pitch;
+
+// Pixels side by side, of Pitch channels each.
+template <int Pitch>
+INT8D_INLINE inline __m512i load_pixels(const uint8_t* row, const ptrdiff_t* at) {
+  if constexpr (Pitch == 64) return load(row + at[0]);
+  if constexpr (Pitch == 32)
+    return _mm512_inserti64x4(_mm512_castsi256_si512(load32(row + at[0])), load32(row + at[1]), 1);
+  if constexpr (Pitch == 16) {
+    __m512i v = _mm512_castsi128_si512(load16(row + at[0]));
+    v = _mm512_inserti32x4(v, load16(row + at[1]), 1);
+    v = _mm512_inserti32x4(v, load16(row + at[2]), 2);
+    return _mm512_inserti32x4(v, load16(row + at[3]), 3);
+  }
+}
+
+// Interleaves the columns into planes. Quarters: how many have channels.
+template <int K, int Stride, int Pitch, int Quarters>
 void gather(const Block& b, int columns, uint8_t* scratch) {
-  using L = Lanes<W>;
-  for (int x = 0; x < columns; ++x, scratch += W) {
-    const ptrdiff_t at = x * b.in_pixel;
-    const auto r0 = L::load(b.in[0] + at), r1 = L::load(b.in[1] + at), r2 = L::load(b.in[2] + at),
-               r3 = L::load(b.in[3] + at);
-    const auto low01 = L::low8(r0, r1), high01 = L::high8(r0, r1), low23 = L::low8(r2, r3), high23 = L::high8(r2, r3);
-    L::store(scratch, L::low16(low01, low23));
-    L::store(scratch + Plane, L::high16(low01, low23));
-    L::store(scratch + 2 * Plane, L::low16(high01, high23));
-    L::store(scratch + 3 * Plane, L::high16(high01, high23));
-    if constexpr (K == 5) {  // the last column's right neighbour may lie past the row, and has no weight
-      const ptrdiff_t next = at + (x + 1 < columns ? b.in_pixel : 0);
-      const auto r4 = L::load(b.in[4] + at), r5 = L::load(b.in[5] + at), n4 = L::load(b.in[4] + next),
-                 n5 = L::load(b.in[5] + next);
-      const auto low = L::low8(r4, r5), high = L::high8(r4, r5), next_low = L::low8(n4, n5),
-                 next_high = L::high8(n4, n5);
-      L::store(scratch + 4 * Plane, L::low16(low, next_low));
-      L::store(scratch + 5 * Plane, L::high16(low, next_low));
-      L::store(scratch + 6 * Plane, L::low16(high, next_high));
-      L::store(scratch + 7 * Plane, L::high16(high, next_high));
+  constexpr int kJoined = 64 / Pitch, kBytes = kPlane<K, Stride>;
+  auto interleave = [](uint8_t* to, __m512i r0, __m512i r1, __m512i r2, __m512i r3) INT8D_INLINE {
+    const __m512i low01 = _mm512_unpacklo_epi8(r0, r1), low23 = _mm512_unpacklo_epi8(r2, r3);
+    store(to, _mm512_unpacklo_epi16(low01, low23));
+    store(to + kBytes, _mm512_unpackhi_epi16(low01, low23));
+    if constexpr (Quarters == 4) {
+      const __m512i high01 = _mm512_unpackhi_epi8(r0, r1), high23 = _mm512_unpackhi_epi8(r2, r3);
+      store(to + 2 * kBytes, _mm512_unpacklo_epi16(high01, high23));
+      store(to + 3 * kBytes, _mm512_unpackhi_epi16(high01, high23));
     }
+  };
+  if constexpr (Pitch == 64 && (K == 3 || Stride == 1)) {
+    const uint8_t *r0 = b.in[0], *r1 = b.in[1], *r2 = b.in[2], *r3 = b.in[3], *r4 = b.in[4], *r5 = b.in[5];
+    const ptrdiff_t pixel = b.in_pixel;
+    for (ptrdiff_t at = 0; columns > 0; --columns, at += pixel, scratch += 64) {
+      interleave(scratch, load(r0 + at), load(r1 + at), load(r2 + at), load(r3 + at));
+      if constexpr (K == 5) {
+        const ptrdiff_t next = at + (columns > 1 ? pixel : 0);
+        interleave(scratch + 4 * kBytes, load(r4 + at), load(r5 + at), load(r4 + next), load(r5 + next));
+      }
+    }
+    return;
+  }
+  for (int x = 0; x < columns; x += kJoined * Stride, scratch += kJoined * kStep<Stride, Pitch>) {
+    // Past the last window's column, any that can be read will do.
+    ptrdiff_t at[2][kJoined];
+    for (int parity = 0; parity < (K == 5 ? 2 : Stride); ++parity)
+      for (int i = 0; i < kJoined; ++i) at[parity][i] = std::min(x + i * Stride + parity, columns - 1) * b.in_pixel;
+    auto row = [&](int y, int parity) INT8D_INLINE { return load_pixels<Pitch>(b.in[y], at[parity]); };
+    unroll<Stride>([&](auto parity) INT8D_INLINE {
+      interleave(scratch + parity * kOdd<K, Stride, Pitch>, row(0, parity), row(1, parity), row(2, parity),
+                 row(3, parity));
+    });
+    if constexpr (K == 5) interleave(scratch + 4 * kBytes, row(4, 0), row(5, 0), row(4, 1), row(5, 1));
   }
 }
 
-// The rare case, see ConvPacked::narrow. sums: of one pixel, slot by slot.
-[[gnu::noinline]] void finish_wide(const Block& b, const int32_t* sums, uint8_t* out, int block, int channels,
+// Pixels of 16 or 32 channels in all lie side by side in memory already.
+template <int K, int Stride>
+void gather_contiguous(const Block& b, int columns, uint8_t* scratch) {
+  Block bytes = b;
+  bytes.in_pixel = 64;
+  gather<K, Stride, 64, 4>(bytes, (columns * static_cast<int>(b.in_pixel) + 63) / 64, scratch);
+}
+
+// The rare case, see ConvPacked::narrow. sums: of the pixels of a register, slot by slot.
+[[gnu::noinline]] void finish_wide(const Block& b, const int32_t* sums, uint8_t* out, int pitch, int pixels,
                                    const Output& output) {
-  for (int c = 0; c < std::min(block, channels); ++c) {
-    const int slot = block_slot(c, block);
-    out[c] = finish(sums[slot], b.multiplier[slot], 0, output);
+  for (int pixel = 0; pixel < pixels; ++pixel, out += b.out_pixel)
+    for (int c = 0; c < std::min(pitch, b.channels); ++c) {
+      const int slot = block_slot(pixel * pitch + c, 64);
+      out[c] = finish(sums[slot], b.multiplier[slot], 0, output);
+    }
+}
+
+inline __mmask64 first_bytes(int count) { return count >= 64 ? ~0ull : (1ull << count) - 1; }
+
+// Up to `pixels` pixels of a register. mask: of a pixel's bytes.
+template <int Pitch>
+INT8D_INLINE inline void store_pixels(uint8_t* out, __m512i q, int pixels, const Block& b, __mmask64 mask) {
+  const bool whole = b.channels >= Pitch;
+  if constexpr (Pitch == 64) {
+    if (whole)
+      store(out, q);
+    else
+      _mm512_mask_storeu_epi8(out, mask, q);
+  } else if (b.out_pixel == Pitch && whole) {
+    if (pixels >= 64 / Pitch)
+      store(out, q);
+    else
+      _mm512_mask_storeu_epi8(out, first_bytes(pixels * Pitch), q);
+  } else {
+    unroll<64 / Pitch>([&](auto i) INT8D_INLINE {
+      if (i >= pixels) return;
+      uint8_t* to = out + i * b.out_pixel;
+      if constexpr (Pitch == 32) {
+        avx512::store32(to, _mm512_extracti64x4_epi64(q, i), static_cast<uint32_t>(mask));
+      } else {
+        const __m128i pixel = _mm512_extracti32x4_epi32(q, i);
+        if (b.channels == 8)
+          _mm_storel_epi64(reinterpret_cast<__m128i*>(to), pixel);
+        else
+          avx512::store16(to, pixel, static_cast<uint32_t>(mask));
+      }
+    });
   }
 }
 
-// Column pixels lie Pitch bytes apart in the planes: W, or less where a register holds several.
-template <int W, int K, int Stride, int Rows, int Plane, int Pitch = W>
-void compute(const Block& b, const uint8_t* scratch, const Output& output) {
-  using L = Lanes<W>;
-  constexpr int kVectors = column_vectors(K), kPixels = 2;
-  const auto zp = L::all16(output.zp), lo = L::all8(output.lo), hi = L::all8(output.hi);
-  for (int x = 0; x < b.width; x += kPixels) {
-    const uint8_t* column = scratch + x * Stride * W;
-    typename L::Int acc[Rows][kPixels][4];
-    unroll<4>([&](auto j) INT8D_INLINE {
-      const auto bias = L::load(b.bias + j * (W / 4));
+// As finish4, in the order of the blocks' slots.
+INT8D_INLINE inline __m512i finish_slots(__m512i v0, __m512i v1, __m512i v2, __m512i v3, const avx512::Finish& f) {
+  __m512i low = _mm512_packs_epi32(v0, v1), high = _mm512_packs_epi32(v2, v3);
+  if (f.shifts) {
+    low = _mm512_adds_epi16(low, f.zp);
+    high = _mm512_adds_epi16(high, f.zp);
+  }
+  __m512i q = _mm512_packus_epi16(low, high);
+  if (f.clamps) q = _mm512_min_epu8(_mm512_max_epu8(q, f.lo), f.hi);
+  return f.table ? avx512::lookup(q, f.table) : q;
+}
+
+template <int K, int Stride, int Rows, int Pitch, int Quarters>
+[[gnu::noinline]] void compute(const Block& block, const uint8_t* scratch, const Output& output) {
+  constexpr int kVectors = column_vectors(K), kRegisters = 2, kJoined = 64 / Pitch;
+  const avx512::Finish f(output);
+  const Block b = block;  // in registers: a store of bytes may change what it is a reference to
+  const __mmask64 mask = first_bytes(std::min(b.channels, Pitch));
+  for (int x = 0; x < b.width; x += kRegisters * kJoined) {
+    const uint8_t* column = scratch + x * kStep<Stride, Pitch>;
+    __m512i acc[Rows][kRegisters][4];
+    unroll<Quarters>([&](auto j) INT8D_INLINE {
+      const __m512i bias = load(b.bias + j * 16);
       unroll<Rows>([&](auto r) INT8D_INLINE {  //
-        unroll<kPixels>([&](auto i) INT8D_INLINE { acc[r][i][j] = bias; });
+        unroll<kRegisters>([&](auto i) INT8D_INLINE { acc[r][i][j] = bias; });
       });
-      auto load = [&](auto quad, int pixel, int kx) INT8D_INLINE {
-        auto data = L::load(column + (4 * quad + j) * Plane + pixel * Stride * W + kx * Pitch);
+      auto load_column = [&](auto quad, int x) INT8D_INLINE {
+        const int at = x % Stride * kOdd<K, Stride, Pitch> + x / Stride * kStep<Stride, Pitch>;
+        __m512i data = load(column + (4 * quad + j) * kPlane<K, Stride> + at);
         asm("" : "+v"(data));
         return data;
       };
       auto add = [&](auto v, const auto& data) INT8D_INLINE {
         unroll<Rows>([&](auto r) INT8D_INLINE {
           // Every column and weight is loaded once for all that it serves, whatever the compiler thinks.
-          auto weight = L::load(b.weight + ((r * kVectors + v) * 4 + j) * W);
+          __m512i weight = load(b.weight + ((r * kVectors + v) * 4 + j) * 64);
           asm("" : "+v"(weight));
-          unroll<kPixels>([&](auto i) INT8D_INLINE { acc[r][i][j] = L::dot(acc[r][i][j], data(i), weight); });
+          unroll<kRegisters>([&](auto i)
+                                 INT8D_INLINE { acc[r][i][j] = _mm512_dpbusd_epi32(acc[r][i][j], data(i), weight); });
         });
       };
       constexpr std::integral_constant<int, 0> first;
+      constexpr int kNext = Stride * kJoined;  // columns from one register's to the next one's
       if constexpr (K == 3) {
-        constexpr int kNext = Stride * W / Pitch, kColumns = (kPixels - 1) * kNext + K;
-        typename L::Int data[kColumns];
+        constexpr int kColumns = (kRegisters - 1) * kNext + K;
+        __m512i data[kColumns];
         unroll<kColumns>([&](auto at) INT8D_INLINE {
-          if constexpr (at < K || at >= kNext) data[at] = load(first, 0, at);
+          if constexpr (at < K || at >= kNext) data[at] = load_column(first, at);
         });
         unroll<kVectors>([&](auto v) INT8D_INLINE {  //
           add(v, [&](auto i) INT8D_INLINE { return data[i * kNext + v]; });
@@ -149,100 +211,80 @@ void compute(const Block& b, const uint8_t* scratch, const Output& output) {
         unroll<kVectors>([&](auto v) INT8D_INLINE {
           constexpr std::integral_constant<int, (v >= K)> quad;
           constexpr int kx = quad ? 2 * (v - K) : v;
-          typename L::Int data[kPixels];
-          unroll<kPixels>([&](auto i) INT8D_INLINE { data[i] = load(quad, i, kx); });
+          __m512i data[kRegisters];
+          unroll<kRegisters>([&](auto i) INT8D_INLINE { data[i] = load_column(quad, i * kNext + kx); });
           add(v, [&](auto i) INT8D_INLINE { return data[i]; });
         });
       }
-      if (b.narrow) {
-        const auto multiplier = L::load_float(b.multiplier + j * (W / 4));
+      if (b.narrow) [[likely]] {
+        const __m512 multiplier = _mm512_loadu_ps(b.multiplier + j * 16);
         unroll<Rows>([&](auto r) INT8D_INLINE {
-          unroll<kPixels>([&](auto i) INT8D_INLINE { acc[r][i][j] = L::round(acc[r][i][j], multiplier); });
+          unroll<kRegisters>([&](auto i)
+                                 INT8D_INLINE { acc[r][i][j] = avx512::round_narrow(acc[r][i][j], multiplier); });
         });
       }
     });
-    const int pixels = std::min(kPixels, b.width - x);
     unroll<Rows>([&](auto r) INT8D_INLINE {
-      unroll<kPixels>([&](auto i) INT8D_INLINE {
-        if (i >= pixels) return;
-        uint8_t* out = b.out[r] + (x + i) * b.out_pixel;
-        const int channels = Pitch < W ? b.channels - (x + i) * W : b.channels;
+      unroll<kRegisters>([&](auto i) INT8D_INLINE {
+        const int pixels = std::min(b.width - x - i * kJoined, kJoined);
+        if (pixels <= 0) return;
+        uint8_t* out = b.out[r] + (x + i * kJoined) * b.out_pixel;
         if (!b.narrow) [[unlikely]] {
-          int32_t sums[W];
-          unroll<4>([&](auto j) INT8D_INLINE { L::store(sums + j * (W / 4), acc[r][i][j]); });
-          finish_wide(b, sums, out, W, channels, output);
+          int32_t sums[64];
+          unroll<Quarters>([&](auto j) INT8D_INLINE { store(sums + j * 16, acc[r][i][j]); });
+          finish_wide(block, sums, out, Pitch, pixels, output);
           return;
         }
-        auto q = L::bytes(L::words(acc[r][i][0], acc[r][i][1], zp), L::words(acc[r][i][2], acc[r][i][3], zp), lo, hi);
-        if (output.table) q = look_up<W>(q, output.table);
-        if (channels >= W)
-          L::store(out, q);
-        else
-          L::store(out, q, channels);
+        constexpr int kLast = Quarters - 2;  // the first two again, where there are no others
+        store_pixels<Pitch>(out, finish_slots(acc[r][i][0], acc[r][i][1], acc[r][i][kLast], acc[r][i][kLast + 1], f),
+                            pixels, b, mask);
       });
     });
   }
 }
-
-// Output columns whose input columns are in the scratch: 8 to 16 KB.
-constexpr int segment(int k, int stride) { return k == 5 && stride == 2 ? 14 : 28; }
 
 // Output rows oy .. oy + Rows - 1 of image n.
 template <int K, int Stride, int Rows>
 void run_rows(const DepthwiseCall& call, int n, int oy, const Output& output) {
   const DepthwisePacked& p = *call.packed;
   const ConvShape& s = p.shape;
-  constexpr int kSegment = segment(K, Stride);
-  // Pixels are computed in pairs, so columns past the last window's are touched, but not used.
-  constexpr int kColumns = (kSegment + 1) * Stride + K, kPlane = kColumns * 64;
-  alignas(64) uint8_t scratch[kPlane * 4 * quads(K)];
-  const int joined = K == 3 && Stride == 1 ? joined_pixels(s) : 1, length = kSegment * joined;
+  alignas(64) uint8_t scratch[kPlane<K, Stride> * 4 * (K == 3 ? 1 : 2)];
+  // Of one segment's pixels first .., the block of channels c ...
+  const uint8_t* rows[6];
+  for (int row = 0; row < 6; ++row)
+    rows[row] = call.in.at(n, oy * Stride - s.pad_top + std::min(row, K + Rows - 2), -s.pad_left);
+  uint8_t* out = call.out.at(n, oy, 0);
   Block b;
   b.in_pixel = call.in.pixel;
   b.out_pixel = call.out.pixel;
   b.narrow = p.narrow;
-  for (int first = 0; first < s.ow; first += length) {
-    b.width = std::min(length, s.ow - first);
+  auto run = [&]<int Pitch, int Quarters>(std::integer_sequence<int, Pitch, Quarters>, int first, int c) {
+    for (int row = 0; row < 6; ++row) b.in[row] = rows[row] + first * Stride * b.in_pixel + c;
+    for (int row = 0; row < 2; ++row) b.out[row] = out + row * call.out.row + first * b.out_pixel + c;
+    b.weight = p.weight8.data() + static_cast<size_t>(c) * 2 * column_vectors(K) * 4;
+    b.bias = p.bias.data() + c;
+    b.multiplier = p.multiplier.data() + c;
+    b.width = std::min(segment(K, Stride) * 64 / Pitch, s.ow - first);
+    b.channels = s.oc - c;
     const int columns = (b.width - 1) * Stride + K;
-    const uint8_t* rows[6];
-    for (int row = 0; row < 6; ++row)
-      rows[row] = call.in.at(n, oy * Stride - s.pad_top + std::min(row, K + Rows - 2), first * Stride - s.pad_left);
-    uint8_t* out = call.out.at(n, oy, first);
-    if constexpr (K == 3 && Stride == 1)
-      if (joined > 1) {
-        std::copy(rows, rows + 6, b.in);
-        for (int row = 0; row < 2; ++row) b.out[row] = out + row * call.out.row;
-        b.weight = p.weight8.data();
-        b.bias = p.bias.data();
-        b.multiplier = p.multiplier.data();
-        b.in_pixel = b.out_pixel = 64;
-        b.channels = b.width * s.oc;
-        b.width = (b.channels + 63) / 64;
-        gather<64, K, kPlane>(b, (columns * s.oc + 63) / 64, scratch);
-        s.oc == 32 ? compute<64, K, Stride, Rows, kPlane, 32>(b, scratch, output)
-                   : compute<64, K, Stride, Rows, kPlane, 16>(b, scratch, output);
-        continue;
-      }
-    for (int c = 0, block; c < s.oc; c += block) {
-      block = column_block(s.oc - c);
-      for (int row = 0; row < 6; ++row) b.in[row] = rows[row] + c;
-      for (int row = 0; row < 2; ++row) b.out[row] = out + row * call.out.row + c;
-      b.weight = p.weight8.data() + static_cast<size_t>(c) * 2 * column_vectors(K) * 4;
-      b.bias = p.bias.data() + c;
-      b.multiplier = p.multiplier.data() + c;
-      b.channels = s.oc - c;
-      auto run = [&]<int W>(std::integral_constant<int, W>) {
-        gather<W, K, kPlane>(b, columns, scratch);
-        compute<W, K, Stride, Rows, kPlane>(b, scratch, output);
-      };
-      if (block == 64)
-        run(std::integral_constant<int, 64>());
-      else if (block == 32)
-        run(std::integral_constant<int, 32>());
-      else
-        run(std::integral_constant<int, 16>());
-    }
-  }
+    if (K == 3 && Stride == 1 && Pitch < 64 && b.in_pixel == Pitch)
+      gather_contiguous<K, Stride>(b, columns, scratch);
+    else
+      gather<K, Stride, Pitch, Quarters>(b, columns, scratch);
+    compute<K, Stride, Rows, Pitch, Quarters>(b, scratch, output);
+  };
+  auto run_all = [&]<int Pitch, int Quarters>(std::integer_sequence<int, Pitch, Quarters> block, int begin, int end) {
+    for (int first = 0; first < s.ow; first += segment(K, Stride) * 64 / Pitch)
+      for (int c = begin; c < end; c += 64) run(block, first, c);
+  };
+  const int left = s.oc % 64, pitch = column_pitch(left), last = left && pitch < 64 ? s.oc - left : s.oc;
+  run_all(std::integer_sequence<int, 64, 4>(), 0, last);
+  if (pitch == 32)
+    run_all(std::integer_sequence<int, 32, 4>(), last, s.oc);
+  else if (left > 8)
+    run_all(std::integer_sequence<int, 16, 4>(), last, s.oc);
+  else
+    run_all(std::integer_sequence<int, 16, 2>(), last, s.oc);
 }
 
 template <int K, int Stride>

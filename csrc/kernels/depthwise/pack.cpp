@@ -67,12 +67,12 @@ DepthwisePackedPtr depthwise_pack_columns(const ConvDef& def) {
   auto packed = described(def, 64);
   DepthwisePacked& p = *packed;
   p.weight8 = Aligned<int8_t>(static_cast<size_t>(p.blocks()) * 64 * 2 * vectors * 4);
-  for (int first = 0, width; first < s.oc; first += width) {
-    const int joined = joined_pixels(s);
-    width = joined > 1 ? 64 : column_block(s.oc - first);
+  for (int first = 0; first < s.oc; first += 64) {
+    const int pitch = column_pitch(s.oc - first);
     int8_t* block = p.weight8.data() + static_cast<size_t>(first) * 2 * vectors * 4;
-    for (int at = first; at < std::min(first + width, s.oc * joined); ++at) {
-      const int c = at % s.oc, slot = block_slot(at - first, width);
+    for (int at = 0; at < 64; ++at) {
+      const int c = first + at % pitch, slot = block_slot(at, 64);
+      if (c >= s.oc) continue;
       p.bias[first + slot] = folded_bias(def, c);
       p.multiplier[first + slot] = def.multiplier[c];
       for (int row = 0; row < 2; ++row)
@@ -80,7 +80,7 @@ DepthwisePackedPtr depthwise_pack_columns(const ConvDef& def) {
           for (int kx = 0; kx < k; ++kx) {
             const int y = ky + row;  // of the column's rows
             const int vector = y < 4 ? kx : k + kx / 2, element = y < 4 ? y : kx % 2 * 2 + y - 4;
-            block[((row * vectors + vector) * width + slot) * 4 + element] =
+            block[((row * vectors + vector) * 64 + slot) * 4 + element] =
                 def.weight[(static_cast<size_t>(c) * k + ky) * k + kx];
           }
     }

@@ -15,8 +15,7 @@ struct DepthwisePacked {
   ConvShape shape;
   int32_t lo = 0, hi = 255, out_zp = 0;
   bool narrow = false;        // see ConvPacked
-  int block = 1;              // channels in a block: 64 (AVX512), 32 (AVX2), 1 (reference: plain order); for columns
-                              // the last blocks may have 32 or 16
+  int block = 1;              // channels in a block: 64 (AVX512), 32 (AVX2), 1 (reference: plain order)
   int taps = 1;               // taps in a group: 4 (bytes of vpdpbusd), 2 (words of vpmaddwd), 1
   int groups = 1;             // of taps; missing taps have zero weights
   Aligned<int8_t> weight8;    // [blocks][groups][4][block / 4][4 taps], or [c][kh * kw] for the reference,
@@ -41,15 +40,11 @@ DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps);
 // those of another. So an output takes 3 (3x3), or 5 + 3 (5x5) dot products; missing weights are zero. The same vectors
 // serve the second of the two rows, with weights that lie one row lower.
 DepthwisePackedPtr depthwise_pack_columns(const ConvDef& def);
-// 16 or 32 channels in all: 4 or 2 pixels fill a block of 64, which has their weights as many times.
-inline int joined_pixels(const ConvShape& s) {
-  return s.kh == 3 && s.sh == 1 && (s.oc == 16 || s.oc == 32) ? 64 / s.oc : 1;
-}
 constexpr int column_vectors(int kernel) { return kernel == 3 ? 3 : 8; }
 
-// The width of the block that starts with `left` channels to go: a whole one, or the narrowest that leaves little
-// unused.
-constexpr int column_block(int left) { return left > 32 ? 64 : left > 16 ? 32 : 16; }
+// Channels a pixel takes in the block that starts with `left` to go. Where that is 32 or 16, 2 or 4 pixels lie side by
+// side in the block of 64, which has their weights as many times.
+constexpr int column_pitch(int left) { return left > 32 ? 64 : left > 16 ? 32 : 16; }
 
 // Where channel `c` of a block lies among its elements: interleaving leaves channel 16 l + 4 j + i as element i of
 // 128-bit lane l of vector j.
