@@ -17,12 +17,6 @@ std::vector<int> count_readers(const Sketch& sketch) {
   return readers;
 }
 
-bool looks_up(const Op& op) {
-  if (const auto* conv = std::get_if<ConvOp>(&op.params)) return conv->kernel->tables;
-  if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) return dw->kernel->tables;
-  return std::holds_alternative<LinearOp>(op.params);
-}
-
 void widen(Place& place, const ConvShape& s, const Tensor& in) {
   // What the last window needs to the right and below may be less than the padding, and never less than nothing.
   place.top = std::max(place.top, s.pad_top);
@@ -148,7 +142,6 @@ std::vector<int> find_fusions(const Sketch& sketch, const std::vector<int>& take
   for (size_t i = 0; i < sketch.ops.size(); ++i) {
     if (takers[i] < 0 || !sketch.ops[i].choice.fused) continue;
     const auto taker = static_cast<size_t>(takers[i]);
-    if (std::holds_alternative<LutOp>(sketch.ops[taker].params) && !looks_up(sketch.ops[i])) continue;
     if (taken[taker] >= 0) into[static_cast<size_t>(taken[taker])] = -1;  // of two, the later one
     taken[taker] = static_cast<int>(i);
     into[i] = takers[i];

@@ -24,37 +24,20 @@ size_t no_scratch(const ConvShape&) { return 0; }
 
 // Of several that fit, the last one is the best guess.
 constexpr ConvKernel kKernels[] = {
-#define INT8D_CONV(name, isa, panel, split, tables)                                                       \
-  {#name,                                                                                                 \
-   Isa::isa,                                                                                              \
-   panel,                                                                                                 \
-   tables,                                                                                                \
-   [](const ConvDef& def) { return split ? conv_pack_split(def, panel) : conv_pack(def, panel, false); }, \
-   name,                                                                                                  \
-   accepts,                                                                                               \
-   rows,                                                                                                  \
-   no_scratch},
-#define INT8D_CONV_WORDS(name, isa, panel)                         \
-  {#name,                                                          \
-   Isa::isa,                                                       \
-   panel,                                                          \
-   true,                                                           \
-   [](const ConvDef& def) { return conv_pack_words(def, panel); }, \
-   name,                                                           \
-   accepts,                                                        \
-   rows,                                                           \
-   [](const ConvShape& s) { return ConvWords(s).bytes(s); }},
-#define INT8D_WINOGRAD(name, isa, panel, rows, expand)                           \
-  {#name,                                                                        \
-   Isa::isa,                                                                     \
-   panel,                                                                        \
-   true,                                                                         \
-   [](const ConvDef& def) { return winograd_pack(def, {panel, rows, expand}); }, \
-   name,                                                                         \
-   winograd_accepts,                                                             \
-   tiles,                                                                        \
-   [](const ConvShape& s) { return WinogradScratch(s, {panel, rows, expand}).bytes(); }},
-#define INT8D_CONV_AMX(name) {#name, Isa::amx, 32, true, conv_pack_tiles, name, amx_accepts, rows, amx_scratch},
+#define INT8D_CONV(name, isa, panel, split) \
+  {#name, Isa::isa,                         \
+   panel, [](const ConvDef& def) { return split ? conv_pack_split(def, panel) : conv_pack(def, panel, false); },       \
+   name,  accepts,                          \
+   rows,  no_scratch},
+#define INT8D_CONV_WORDS(name, isa, panel)             \
+  {#name, Isa::isa, panel, [](const ConvDef& def) { return conv_pack_words(def, panel); }, \
+   name,  accepts,  rows,  [](const ConvShape& s) { return ConvWords(s).bytes(s); }},
+#define INT8D_WINOGRAD(name, isa, panel, rows, expand) \
+  {#name, Isa::isa,                                    \
+   panel, [](const ConvDef& def) { return winograd_pack(def, {panel, rows, expand}); },                  \
+   name,  winograd_accepts,                            \
+   tiles, [](const ConvShape& s) { return WinogradScratch(s, {panel, rows, expand}).bytes(); }},
+#define INT8D_CONV_AMX(name) {#name, Isa::amx, 32, conv_pack_tiles, name, amx_accepts, rows, amx_scratch},
 #include "kernels.inc"
 #undef INT8D_CONV
 #undef INT8D_CONV_WORDS

@@ -58,7 +58,6 @@ struct ConvKernel {
   const char* name;  // e.g. conv_u8s8_14x32_avx512vnni
   Isa isa;
   int panel;                              // output channels in a panel (within one group)
-  bool tables;                            // whether a call may bring a table
   ConvPackedPtr (*pack)(const ConvDef&);  // null where the kernel can't prove its sums for these weights
   void (*run)(const ConvCall&);
   bool (*accepts)(const ConvShape&);

@@ -90,7 +90,7 @@ struct AmxScratch {
         bytes(offsets + static_cast<size_t>(steps) / 16 * sizeof(ptrdiff_t)) {}
 };
 
-#define INT8D_CONV(name, isa, panel, split, tables) void name(const ConvCall&);
+#define INT8D_CONV(name, isa, panel, split) void name(const ConvCall&);
 #define INT8D_CONV_WORDS(name, isa, panel) void name(const ConvCall&);
 #define INT8D_WINOGRAD(name, isa, panel, rows, expand) void name(const ConvCall&);
 #define INT8D_CONV_AMX(name) void name(const ConvCall&);

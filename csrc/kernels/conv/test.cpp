@@ -72,7 +72,6 @@ TEST(conv_kernels_give_the_reference_bytes) {
     };
     for (const ConvKernel& kernel : conv_kernels()) {
       if (!isa_supported(kernel.isa) || !kernel.accepts(s)) continue;
-      if (!kernel.tables && looked_up) continue;
       const ConvPackedPtr packed = kernel.pack(def);
       if (!packed) continue;
       Aligned<uint8_t> scratch(kernel.scratch(s) + 1);

@@ -13,8 +13,8 @@ bool few_taps(const ConvShape& s) { return s.kh * s.kw <= 252; }
 }
 
 constexpr DepthwiseKernel kKernels[] = {
-#define INT8D_DEPTHWISE(name, isa, pack, accepts, tables) \
-  {#name, Isa::isa, tables, [](const ConvDef& def) { return pack; }, name, accepts},
+#define INT8D_DEPTHWISE(name, isa, pack, accepts) \
+  {#name, Isa::isa, [](const ConvDef& def) { return pack; }, name, accepts},
 #include "kernels.inc"
 #undef INT8D_DEPTHWISE
 };

@@ -20,7 +20,6 @@ struct DepthwiseCall {
 struct DepthwiseKernel {
   const char* name;
   Isa isa;
-  bool tables;  // whether a call may bring a table
   DepthwisePackedPtr (*pack)(const ConvDef&);
   void (*run)(const DepthwiseCall&);
   bool (*accepts)(const ConvShape&);

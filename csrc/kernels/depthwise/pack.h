@@ -50,7 +50,7 @@ constexpr int column_pitch(int left) { return left > 32 ? 64 : left > 16 ? 32 : 
 // 128-bit lane l of vector j.
 constexpr int block_slot(int c, int block) { return c % 16 / 4 * (block / 4) + c / 16 * 4 + c % 4; }
 
-#define INT8D_DEPTHWISE(name, isa, pack, accepts, tables) void name(const DepthwiseCall&);
+#define INT8D_DEPTHWISE(name, isa, pack, accepts) void name(const DepthwiseCall&);
 #include "kernels.inc"
 #undef INT8D_DEPTHWISE
 
