@@ -2,11 +2,12 @@
 // 64 channels, or, of the last 32 or 16 channels, of 2 or 4 pixels.
 //
 // First, the input columns of a segment are interleaved (depthwise_pack_columns) into a scratch that stays in L1: 4
-// loads and 8 unpacks a register of columns, 6 rows: 6 and 14. It has a plane for each quarter of the channels, so
-// that 64 bytes at any pixel are an operand; with stride 2, each plane has the even columns first, so that this holds
-// too where a register has several pixels. Then two registers of two rows are computed at a time, one plane after the
-// other, so that 3x3 takes, for 256 outputs, 48 vpdpbusd, 48 instructions to requantize and 40 loads; packing restores
-// the channels' order. Registers: 16 sums, up to 6 columns; weights come from memory.
+// loads and 8 unpacks a register of columns, 6 rows: 8 and 16. It has a plane for each quarter of the channels, so that
+// 64 bytes at any pixel are an operand; with stride 2, where a register has several pixels, a plane has first the even
+// columns, then the odd ones, so that this holds there too. Then two registers of two rows are computed at a time, one
+// plane after the other, so that 3x3 takes, for 256 outputs, 48 vpdpbusd, 48 instructions to requantize and 40 loads;
+// packing restores the channels' order. Registers: 16 sums, up to 6 columns; weights come from memory. Of 8 channels or
+// fewer, the upper two quarters are left out.
 // With stride 2, and in an odd last row, one output row is computed.
 #include <algorithm>
 
@@ -78,7 +79,7 @@ void gather(const Block& b, int columns, uint8_t* scratch) {
       store(to + 3 * kBytes, _mm512_unpackhi_epi16(high01, high23));
     }
   };
-  if constexpr (Pitch == 64 && (K == 3 || Stride == 1)) {
+  if constexpr (Pitch == 64 && (K == 3 || Stride == 1)) {  // the same, with fewer instructions for addresses
     const uint8_t *r0 = b.in[0], *r1 = b.in[1], *r2 = b.in[2], *r3 = b.in[3], *r4 = b.in[4], *r5 = b.in[5];
     const ptrdiff_t pixel = b.in_pixel;
     for (ptrdiff_t at = 0; columns > 0; --columns, at += pixel, scratch += 64) {
@@ -171,7 +172,7 @@ template <int K, int Stride, int Rows, int Pitch, int Quarters>
 [[gnu::noinline]] void compute(const Block& block, const uint8_t* scratch, const Output& output) {
   constexpr int kVectors = column_vectors(K), kRegisters = 2, kJoined = 64 / Pitch;
   const avx512::Finish f(output);
-  const Block b = block;  // in registers: a store of bytes may change what it is a reference to
+  const Block b = block;  // in registers: stores of bytes may change what is reached through a reference
   const __mmask64 mask = first_bytes(std::min(b.channels, Pitch));
   for (int x = 0; x < b.width; x += kRegisters * kJoined) {
     const uint8_t* column = scratch + x * kStep<Stride, Pitch>;
@@ -249,7 +250,6 @@ void run_rows(const DepthwiseCall& call, int n, int oy, const Output& output) {
   const DepthwisePacked& p = *call.packed;
   const ConvShape& s = p.shape;
   alignas(64) uint8_t scratch[kPlane<K, Stride> * 4 * (K == 3 ? 1 : 2)];
-  // Of one segment's pixels first .., the block of channels c ...
   const uint8_t* rows[6];
   for (int row = 0; row < 6; ++row)
     rows[row] = call.in.at(n, oy * Stride - s.pad_top + std::min(row, K + Rows - 2), -s.pad_left);
@@ -258,6 +258,7 @@ void run_rows(const DepthwiseCall& call, int n, int oy, const Output& output) {
   b.in_pixel = call.in.pixel;
   b.out_pixel = call.out.pixel;
   b.narrow = p.narrow;
+  // Output pixels first .., channels c ..
   auto run = [&]<int Pitch, int Quarters>(std::integer_sequence<int, Pitch, Quarters>, int first, int c) {
     for (int row = 0; row < 6; ++row) b.in[row] = rows[row] + first * Stride * b.in_pixel + c;
     for (int row = 0; row < 2; ++row) b.out[row] = out + row * call.out.row + first * b.out_pixel + c;
@@ -277,7 +278,8 @@ void run_rows(const DepthwiseCall& call, int n, int oy, const Output& output) {
     for (int first = 0; first < s.ow; first += segment(K, Stride) * 64 / Pitch)
       for (int c = begin; c < end; c += 64) run(block, first, c);
   };
-  const int left = s.oc % 64, pitch = column_pitch(left), last = left && pitch < 64 ? s.oc - left : s.oc;
+  // The last channels where they leave room for other pixels.
+  const int left = s.oc % 64, pitch = column_pitch(left), last = pitch < 64 ? s.oc - left : s.oc;
   run_all(std::integer_sequence<int, 64, 4>(), 0, last);
   if (pitch == 32)
     run_all(std::integer_sequence<int, 32, 4>(), last, s.oc);
