@@ -22,12 +22,12 @@ TEST(depthwise_kernels_give_the_reference_bytes) {
     for (int32_t& b : bias) b = r.in(-10000, 10000);
     for (float& m : multiplier) m = r.real(1e-4f, 0.1f);
     if (r.in(0, 9) == 0) multiplier[0] = 1e6f;  // the product leaves int32
-    uint8_t table[256];
-    r.fill(table, 256);
+    Guarded table(256);
+    r.fill(table.data(), 256);
     const bool looked_up = r.in(0, 2) == 0;
     const ConvDef def{s, w, bias, multiplier, r.in(0, 255), r.in(0, 50), r.in(200, 255), r.in(0, 255)};
     const size_t in_bytes = static_cast<size_t>(s.batch) * s.ih * s.iw * s.ic;
-    Guarded input(in_bytes + kOverread);
+    Guarded input(in_bytes + kOverread, r.flush());
     r.fill(input.data(), in_bytes + kOverread);
     const ptrdiff_t in_row = static_cast<ptrdiff_t>(s.iw) * s.ic, out_row = static_cast<ptrdiff_t>(s.ow) * s.oc;
     const size_t count = static_cast<size_t>(s.batch) * s.oh * out_row;
@@ -36,12 +36,12 @@ TEST(depthwise_kernels_give_the_reference_bytes) {
       if (!isa_supported(kernel.isa) || !kernel.accepts(s)) continue;
       if (!kernel.tables && looked_up) continue;
       const DepthwisePackedPtr packed = kernel.pack(def);
-      Guarded output(count);
+      Guarded output(count, r.flush());
       std::memset(output.data(), 0xaa, count);
       DepthwiseCall call{packed.get(),
                          View{input.data(), in_row * s.ih, in_row, s.ic},
                          View{output.data(), out_row * s.oh, out_row, s.oc},
-                         looked_up ? table : nullptr,
+                         looked_up ? table.data() : nullptr,
                          0,
                          0};
       const int rows = s.batch * s.oh, cut = r.in(0, rows);

@@ -17,7 +17,7 @@ TEST(pool_kernels_give_the_reference_bytes) {
     s.ih = std::max(1, (s.oh - 1) * s.sh + s.kh - s.pad_top - r.in(0, s.kh - 1));
     s.iw = std::max(1, (s.ow - 1) * s.sw + s.kw - s.pad_left - r.in(0, s.kw - 1));
     const size_t in_bytes = static_cast<size_t>(s.batch) * s.ih * s.iw * s.ic;
-    Guarded input(in_bytes + kOverread);
+    Guarded input(in_bytes + kOverread, r.flush());
     r.fill(input.data(), in_bytes + kOverread);
     std::vector<float> multipliers(static_cast<size_t>(s.kh) * s.kw + 1);
     for (size_t i = 0; i < multipliers.size(); ++i)
@@ -31,7 +31,7 @@ TEST(pool_kernels_give_the_reference_bytes) {
       std::vector<uint8_t> expected;
       for (const PoolKernel& kernel : pool_kernels()) {
         if (!isa_supported(kernel.isa)) continue;
-        Guarded output(count);
+        Guarded output(count, r.flush());
         std::memset(output.data(), 0xaa, count);
         const View in{input.data(), in_row * s.ih, in_row, s.ic}, out{output.data(), out_row * s.oh, out_row, s.oc};
         const int cuts[4][4] = {
