@@ -9,9 +9,10 @@ STAMPS := .venv/.stamps
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 NETWORKS := $(patsubst %,models/zoo/%.int8.safetensors,resnet18 resnet50 mobilenet_v2 mobilenet_v3_large efficientnet_b0)
+SANITIZERS := address,undefined thread
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DINT8D_PYTHON=OFF
 
-.PHONY: setup demo test test-native bench bench-native lint format clean
+.PHONY: setup demo test test-native sanitize bench bench-native lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/build
@@ -63,6 +64,14 @@ test-native: $(STAMPS)/venv
 	$(CMAKE) -S . -B build/tests -DINT8D_TESTS=ON > /dev/null
 	$(BIN)/cmake --build build/tests
 	build/tests/int8d_tests
+
+# The native tests again, each time under other sanitizers.
+sanitize: $(SANITIZERS:%=sanitize-%)
+
+sanitize-%: $(STAMPS)/venv
+	$(CMAKE) -S . -B build/sanitize-$* -DINT8D_TESTS=ON -DINT8D_SANITIZE=$* > /dev/null
+	$(BIN)/cmake --build build/sanitize-$*
+	build/sanitize-$*/int8d_tests
 
 bench: $(STAMPS)/bench $(STAMPS)/mosquitto $(NETWORKS) bench-native
 	$(BIN)/python -m bench.report

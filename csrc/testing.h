@@ -37,10 +37,14 @@ struct Register {
     }                                                            \
   } while (false)
 
+// Where a buffer touches a page that can't be touched.
+enum class Flush { end, start };
+
 struct Random {
   std::mt19937 engine;
   explicit Random(uint32_t seed) : engine(seed) {}
   int in(int low, int high) { return std::uniform_int_distribution<int>(low, high)(engine); }
+  Flush flush() { return in(0, 1) ? Flush::start : Flush::end; }
   float real(float low, float high) { return std::uniform_real_distribution<float>(low, high)(engine); }
   // All bytes, or only the extremes.
   void fill(uint8_t* data, size_t count) {
@@ -55,23 +59,45 @@ struct Random {
   }
 };
 
-// `bytes` of memory that end flush against a page that can't be touched: an access past kOverread is a crash.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
+// How often memory was asked for so far, by whatever call, and how many bytes are held (testing_memory.cpp).
+size_t allocations();
+size_t allocated_bytes();
+
+// `bytes` of memory that end flush against a page that can't be touched, or begin behind one: an access past it is a
+// crash. What is written at the other side, where the page has room, is found when the buffer goes. Aligned to what
+// divides `bytes`.
 class Guarded {
  public:
-  explicit Guarded(size_t bytes) : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
-    mapped_ = (bytes + page_ - 1) / page_ * page_ + page_;
-    base_ = static_cast<uint8_t*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    mprotect(base_ + mapped_ - page_, page_, PROT_NONE);
-    data_ = base_ + mapped_ - page_ - bytes;
+  explicit Guarded(size_t bytes, Flush flush = Flush::end)
+      : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))), room_((bytes + page_ - 1) / page_ * page_), bytes_(bytes) {
+    base_ = static_cast<uint8_t*>(mmap(nullptr, room_ + 2 * page_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    mprotect(base_ + page_, room_, PROT_READ | PROT_WRITE);
+    data_ = base_ + page_ + (flush == Flush::end ? room_ - bytes : 0);
+    slack_ = flush == Flush::end ? base_ + page_ : data_ + bytes;
+    std::memset(slack_, kMark, room_ - bytes);
   }
-  ~Guarded() { munmap(base_, mapped_); }
+  ~Guarded() {
+    for (size_t i = 0; i < room_ - bytes_; ++i)
+      if (slack_[i] != kMark) {
+        CHECK(slack_[i] == kMark, "a byte written %td bytes from a buffer of %zu", slack_ + i - data_, bytes_);
+        break;
+      }
+    munmap(base_, room_ + 2 * page_);
+  }
   Guarded(const Guarded&) = delete;
   Guarded& operator=(const Guarded&) = delete;
   uint8_t* data() { return data_; }
 
  private:
-  size_t page_, mapped_;
-  uint8_t *base_, *data_;
+  static constexpr uint8_t kMark = 0xcd;
+  size_t page_, room_, bytes_;
+  uint8_t *base_, *data_, *slack_;
 };
 
 }  // namespace int8d::testing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -128,3 +129,29 @@ def test_the_native_path_never_imports_torch_and_obeys_int8d_isa() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, env={"INT8D_ISA": "ref"})
     assert done.stdout.decode().split() == ["ref", "False", "True"], done.stderr.decode()
+
+
+def test_a_process_that_is_refused_amx_runs_without_it() -> None:
+    if "amx" not in native.isas():
+        pytest.skip("this CPU, or this process, has no AMX")
+    code = (
+        "from agent.peers.limits import refuse_amx\n"
+        "refused = refuse_amx()\n"
+        "import agent\n"
+        "from agent.engine import native\n"
+        "from agent.modelfile import read\n"
+        f"model = read({str(DIGITS)!r})\n"
+        "engine = agent.load(model, threads=2)\n"
+        "same = [engine.run(golden.inputs)[name].tobytes() == array.tobytes()\n"
+        "        for golden in model.golden for name, array in golden.outputs.items()]\n"
+        "print(refused, *native.isas(), engine.isa, len(same) > 0 and all(same))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "INT8D_ISA"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    refused, *isas, chosen, same = done.stdout.split()
+    if refused == "False":
+        pytest.skip("no seccomp here")
+    assert isas == [isa for isa in native.isas() if isa != "amx"]
+    assert (chosen, same) == (isas[-1], "True")
+    assert not done.stderr

@@ -8,7 +8,7 @@ TEST(add_kernels_give_the_reference_bytes) {
   Random r(4);
   for (int round = 0; round < 300; ++round) {
     const size_t count = static_cast<size_t>(round < 200 ? round + 1 : 65536);
-    Guarded a(count), b(count);
+    Guarded a(count, r.flush()), b(count, r.flush());
     r.fill(a.data(), count);
     for (size_t i = 0; i < count; ++i) b.data()[i] = static_cast<uint8_t>(i % 256 ^ i / 256);
     if (round >= 200)
@@ -18,7 +18,7 @@ TEST(add_kernels_give_the_reference_bytes) {
     std::vector<uint8_t> expected;
     for (const AddKernel& kernel : add_kernels()) {
       if (!isa_supported(kernel.isa)) continue;
-      Guarded out(count);
+      Guarded out(count, r.flush());
       kernel.run(a.data(), b.data(), out.data(), count, p);
       if (kernel.isa == Isa::ref) expected.assign(out.data(), out.data() + count);
       CHECK(std::memcmp(expected.data(), out.data(), count) == 0, "%s, %zu elements", kernel.name, count);

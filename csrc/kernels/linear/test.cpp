@@ -16,13 +16,13 @@ TEST(linear_kernels_give_the_reference_bytes) {
     const ConvDef def{linear_shape(m, k, n), w,           bias,           multiplier,
                       r.in(0, 255),          r.in(0, 50), r.in(200, 255), r.in(0, 255)};
     const size_t in_bytes = static_cast<size_t>(m) * k, count = static_cast<size_t>(m) * n;
-    Guarded input(in_bytes + kOverread);
+    Guarded input(in_bytes + kOverread, r.flush());
     r.fill(input.data(), in_bytes + kOverread);
     std::vector<uint8_t> expected;
     for (const LinearKernel& kernel : linear_kernels()) {
       if (!isa_supported(kernel.isa)) continue;
       const ConvPackedPtr packed = kernel.pack(def);
-      Guarded output(count);
+      Guarded output(count, r.flush());
       std::memset(output.data(), 0xaa, count);
       const int panels = kernel.panels(n), cut = r.in(0, panels);
       kernel.run({packed.get(), input.data(), output.data(), 0, m, cut, panels});

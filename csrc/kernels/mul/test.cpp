@@ -12,7 +12,7 @@ TEST(mul_kernels_give_the_reference_bytes) {
     const size_t pixels = static_cast<size_t>(round < 250 ? r.in(1, size[0]) : 256);
     const size_t channels = static_cast<size_t>(round < 250 ? r.in(1, size[1]) : 256), count = pixels * channels;
     const bool gate = r.in(0, 1);
-    Guarded a(count), b(gate ? channels : count);
+    Guarded a(count, r.flush()), b(gate ? channels : count, r.flush());
     r.fill(a.data(), count);
     r.fill(b.data(), gate ? channels : count);
     if (round >= 250)  // all pairs
@@ -25,7 +25,7 @@ TEST(mul_kernels_give_the_reference_bytes) {
     std::vector<uint8_t> expected;
     for (const MulKernel& kernel : mul_kernels()) {
       if (!isa_supported(kernel.isa)) continue;
-      Guarded out(count);
+      Guarded out(count, r.flush());
       kernel.run({a.data(), b.data(), out.data(), pixels, channels, gate ? 0 : channels, &p});
       if (kernel.isa == Isa::ref) expected.assign(out.data(), out.data() + count);
       CHECK(std::memcmp(expected.data(), out.data(), count) == 0, "%s, %zu elements", kernel.name, count);

@@ -25,7 +25,7 @@ TEST(pool_kernels_give_the_reference_bytes) {
       s.ih = s.kh = r.in(7, 80), s.kw = r.in(7, 80), s.iw = s.kw + r.in(0, 1);
     }
     const size_t in_bytes = static_cast<size_t>(s.batch) * s.ih * s.iw * s.ic;
-    Guarded input(in_bytes + kOverread);
+    Guarded input(in_bytes + kOverread, r.flush());
     r.fill(input.data(), in_bytes + kOverread);
     if (round % 20 == 5) std::memset(input.data(), 255, in_bytes);  // the largest sums
     std::vector<float> multipliers(static_cast<size_t>(s.kh) * s.kw + 1);
@@ -40,7 +40,7 @@ TEST(pool_kernels_give_the_reference_bytes) {
       std::vector<uint8_t> expected;
       for (const PoolKernel& kernel : pool_kernels()) {
         if (!isa_supported(kernel.isa)) continue;
-        Guarded output(count);
+        Guarded output(count, r.flush());
         std::memset(output.data(), 0xaa, count);
         const View in{input.data(), in_row * s.ih, in_row, s.ic}, out{output.data(), out_row * s.oh, out_row, s.oc};
         const int cuts[4][4] = {
