@@ -33,7 +33,8 @@ def report(records: list[dict[str, Any]]) -> Iterator[str]:
     yield from paragraph(
         f"`{PROGRAM} {' '.join(ARGUMENTS)}`, one core: GMAC/s and the share of the peak of the kernel's instruction",
         f"set (goal for dense layers: {percent(TARGET)}). A layer is *kernel s stride, map, channels in and out*.",
-        "Winograd's GMAC are those of the direct method, so that its share can pass 100 %.",
+        "Winograd's GMAC are those of the direct method, so that its share can pass 100 %. Products of maps (*mul*)",
+        "are counted in elements: map, channels.",
     )
     families: dict[str, list[dict[str, Any]]] = {}
     for record in records:
@@ -52,7 +53,13 @@ def _family(records: list[dict[str, Any]]) -> Iterator[str]:
         if record.get("error_occurred"):
             cells.setdefault(layer, {})[kernel] = record["error_message"]
         else:
-            share = f" ({percent(record['of_peak'])})" if "of_peak" in record else ""
-            cells.setdefault(layer, {})[kernel] = f"{record['GMAC/s']:.0f}{share}"
+            cells.setdefault(layer, {})[kernel] = _speed(record)
     rows = [[layer.replace("_", " "), *(row.get(k, "") for k in kernels)] for layer, row in cells.items()]
     yield from table(["layer", *(f"`{k}`" for k in kernels)], rows)
+
+
+def _speed(record: dict[str, Any]) -> str:
+    if "GMAC/s" not in record:  # no products to count: elements of a byte
+        return f"{record['bytes_per_second'] / 1e9:.1f} G elements/s"
+    share = f" ({percent(record['of_peak'])})" if "of_peak" in record else ""
+    return f"{record['GMAC/s']:.0f}{share}"

@@ -43,7 +43,9 @@ def main() -> None:
     os.chdir(ROOT)
     about = machine.describe()
     chosen = [s for s in SECTIONS if s in only.split(",")] if only else SECTIONS
-    body = "\n".join(line for section in chosen for line in _section(section)) + "\n"
+    # The networks take longest: what fails elsewhere should fail before.
+    sections = {name: list(_section(name)) for name in sorted(chosen, key=lambda name: name == "networks")}
+    body = "\n".join(line for name in chosen for line in sections[name]) + "\n"
     if only:
         print(body)
         return
