@@ -33,8 +33,8 @@ def report(records: list[dict[str, Any]]) -> Iterator[str]:
     yield from paragraph(
         f"`{PROGRAM} {' '.join(ARGUMENTS)}`, one core: GMAC/s and the share of the peak of the kernel's instruction",
         f"set (goal for dense layers: {percent(TARGET)}). A layer is *kernel s stride, map, channels in and out*.",
-        "Winograd's GMAC are those of the direct method, so that its share can pass 100 %. Products of maps (*mul*)",
-        "are counted in elements: map, channels.",
+        "Winograd's GMAC are those of the direct method, so that its share can pass 100 %. Products of maps (*mul*:",
+        "map, channels) and reading memory (*read*: kilobytes) are counted in bytes.",
     )
     families: dict[str, list[dict[str, Any]]] = {}
     for record in records:
@@ -59,7 +59,7 @@ def _family(records: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _speed(record: dict[str, Any]) -> str:
-    if "GMAC/s" not in record:  # no products to count: elements of a byte
-        return f"{record['bytes_per_second'] / 1e9:.1f} G elements/s"
+    if "GMAC/s" not in record:
+        return f"{record['bytes_per_second'] / 1e9:.1f} GB/s"
     share = f" ({percent(record['of_peak'])})" if "of_peak" in record else ""
     return f"{record['GMAC/s']:.0f}{share}"
