@@ -30,7 +30,6 @@ struct Panel {
   const int32_t* bias;
   const float* multiplier;
 
-  int vectors() const { return channels > 16 ? 2 : 1; }
   uint32_t mask() const { return channels == 32 ? ~0u : (1u << channels) - 1; }
 };
 

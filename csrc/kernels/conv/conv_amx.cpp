@@ -3,7 +3,7 @@
 // Tiles: 4 sums, 2 of pixels, 2 of weights (common/amx.h). A step of 64 input bytes takes 4 loads of 16 rows and 4
 // tdpbusd: 64 cycles, bound by tdpbusd. A tile's rows are pixels where they lie in the map, `pixel` bytes apart: no
 // im2col. The sums start as the bias, one row read 16 times; they end in the scratch, and become bytes as in
-// conv_avx512vnni.cpp, 2.5 cycles a vector, which the processor overlaps with the next block's products.
+// conv_avx512vnni.cpp, 2.5 cycles a vector, between the next block's products, which hide a part of it.
 //
 // Pixels are cut into tiles row by row, or, with stride 1, all of a map's rows in one run that takes in the halo
 // between them (its results are thrown away), whichever costs fewer cycles. Where tiles do not fit, the last one laps
@@ -50,6 +50,7 @@ struct Fetcher {
       : at(ahead.data()),
         end(at + ahead.size()),
         lines(static_cast<int>(std::min(kMost, (ahead.size() / 64 + steps - 1) / steps))) {}
+  std::span<const uint8_t> left() const { return at < end ? std::span(at, end) : std::span<const uint8_t>(); }
   INT8D_INLINE inline void step() {
     if (at >= end) return;
     for (int i = 0; i < lines; ++i, at += 64) _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
@@ -67,6 +68,7 @@ struct Runner {
   int runs = p.steps / kRows, in_channels = s.ic / s.groups, channels = s.oc / s.groups;
   int n = 0, first_row = 0;  // of the map, and the first of its rows to be done
   Cut cut{};
+  std::span<const uint8_t> ahead = call.ahead;  // what no sweep has fetched yet
   bool plain = false;  // a tile's pixels lie side by side in the outputs, and are even in number
 
   void pixels(int block, bool listed, Pixels& x) const {
@@ -97,7 +99,8 @@ struct Runner {
     for (; to < end; column = 0, ++row) {
       uint8_t* at = view.at(n, row, column);
       for (uint8_t** stop = std::min(end, to + std::max(0, s.ow - column)); to < stop; at += view.pixel) *to++ = at;
-      for (uint8_t** stop = std::min(end, to + (cut.pitch - std::max(column, s.ow))); to < stop;) *to++ = nowhere;
+      for (uint8_t** stop = std::min(end, to + std::max(0, cut.pitch - std::max(column, s.ow))); to < stop;)
+        *to++ = nowhere;
     }
   }
 
@@ -112,7 +115,7 @@ struct Runner {
     const int blocks = (cut.tiles + 1) / 2;
     // Steps of the finisher between two instructions on tiles: 4 a run of the products, and 4 that store.
     const int between = (cut.width + 4 * runs + 3) / (4 * runs + 4);
-    Fetcher fetcher(call.ahead, static_cast<size_t>(blocks) * static_cast<size_t>(last - first) * runs);
+    Fetcher fetcher(ahead, static_cast<size_t>(blocks) * static_cast<size_t>(last - first) * runs);
     Pixels x[2];  // in turns: the finisher may still need the last one
     int turn = 0;
     int32_t *sums = buffers, *other = buffers + kBuffer;
@@ -139,6 +142,7 @@ struct Runner {
         }
     }
     while (finisher.more()) finisher.step();
+    ahead = fetcher.left();
   }
 
   Panel panel_of(int group, int index) const {

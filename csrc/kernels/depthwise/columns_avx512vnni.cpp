@@ -156,18 +156,6 @@ INT8D_INLINE inline void store_pixels(uint8_t* out, __m512i q, int pixels, const
   }
 }
 
-// As finish4, in the order of the blocks' slots.
-INT8D_INLINE inline __m512i finish_slots(__m512i v0, __m512i v1, __m512i v2, __m512i v3, const avx512::Finish& f) {
-  __m512i low = _mm512_packs_epi32(v0, v1), high = _mm512_packs_epi32(v2, v3);
-  if (f.shifts) {
-    low = _mm512_adds_epi16(low, f.zp);
-    high = _mm512_adds_epi16(high, f.zp);
-  }
-  __m512i q = _mm512_packus_epi16(low, high);
-  if (f.clamps) q = _mm512_min_epu8(_mm512_max_epu8(q, f.lo), f.hi);
-  return f.table ? avx512::lookup(q, f.table) : q;
-}
-
 template <int K, int Stride, int Rows, int Pitch, int Quarters>
 [[gnu::noinline]] void compute(const Block& block, const uint8_t* scratch, const Output& output) {
   constexpr int kVectors = column_vectors(K), kRegisters = 2, kJoined = 64 / Pitch;
@@ -237,7 +225,8 @@ template <int K, int Stride, int Rows, int Pitch, int Quarters>
           return;
         }
         constexpr int kLast = Quarters - 2;  // the first two again, where there are no others
-        store_pixels<Pitch>(out, finish_slots(acc[r][i][0], acc[r][i][1], acc[r][i][kLast], acc[r][i][kLast + 1], f),
+        store_pixels<Pitch>(out,
+                            avx512::finish_lanes(acc[r][i][0], acc[r][i][1], acc[r][i][kLast], acc[r][i][kLast + 1], f),
                             pixels, b, mask);
       });
     });
