@@ -5,6 +5,8 @@ They are computed here, once, in Python, so that no two backends can round them 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,10 +25,11 @@ def container_range(tensor: Tensor) -> tuple[int, int]:
     return (-128, 127) if tensor.dtype == "s8" else (0, 255)
 
 
-def add_factors(a: Tensor, b: Tensor, out: Tensor) -> tuple[float, float]:
-    """F1 = fp32(s1 / sy), F2 = fp32(s2 / sy) of numerics.md 7."""
+def add_factors(a: Tensor, b: Tensor, out: Tensor, subtract: bool = False) -> tuple[float, float]:
+    """F1 = fp32(s1 / sy), F2 = fp32(s2 / sy) of numerics.md 7; F2 is negative for a difference."""
     sy = np.float32(out.scale)
-    return float(np.float32(a.scale) / sy), float(np.float32(b.scale) / sy)
+    f1, f2 = float(np.float32(a.scale) / sy), float(np.float32(b.scale) / sy)
+    return f1, -f2 if subtract else f2
 
 
 def product_multiplier(a: Tensor, b: Tensor, out: Tensor) -> float:
@@ -56,3 +59,21 @@ def requantize_table(source: Tensor, out: Tensor) -> NDArray[np.uint8] | None:
 def softmax_table(scale: float) -> NDArray[np.int32]:
     """s32 [256]: rint(exp(-d * scale) * 2**23), in double; see ``agent.graph.Softmax``."""
     return np.rint(np.exp(-np.arange(256, dtype=np.float64) * scale) * 2.0**23).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class LayerNormFactors:
+    """What ``agent.graph.LayerNorm`` derives from its tensors. gamma, beta: f32 [n], in units of the output."""
+
+    epsilon: float  # E, in double
+    gamma: NDArray[np.float32]
+    beta: NDArray[np.float32]
+
+
+def layer_norm_factors(
+    epsilon: float, gamma: NDArray[np.float32], beta: NDArray[np.float32], source: Tensor, out: Tensor
+) -> LayerNormFactors:
+    """E = epsilon * n^2 / sx^2, fp32(gamma / sy), fp32(beta / sy); the quotients in double, rounded once."""
+    n, sy = float(source.shape[-1]), np.float64(out.scale)
+    scaled = ((values.astype(np.float64) / sy).astype(np.float32) for values in (gamma, beta))
+    return LayerNormFactors(epsilon * n * n / (source.scale * source.scale), *scaled)

@@ -6,6 +6,7 @@ weights, biases, multipliers and tables are *constants*, arrays that live beside
 Layout: a 4-D activation is NHWC; the last axis is always the channel or feature axis. Batch is axis 0.
 An activation of dtype ``u8`` or ``s8`` is quantized per tensor: value = (q - zero_point) * scale.
 ``lo`` and ``hi`` of a node are the clamp of its output in *container units* (so ReLU is ``lo = zero_point``).
+``s32`` is a plain integer: the index of an ArgMax, or what a torch operator takes or gives as an index or a mask.
 
 The arithmetic of every operator is fixed in docs/numerics.md; all backends give the same bytes.
 """
@@ -16,11 +17,11 @@ from typing import Literal
 
 import msgspec
 
-Dtype = Literal["u8", "s8", "f32"]
+Dtype = Literal["u8", "s8", "s32", "f32"]
 
 
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An activation. ``scale`` is exactly representable in fp32; ``scale`` and ``zero_point`` are 0 for f32."""
+    """An activation. ``scale`` is exactly representable in fp32; both are 0 for f32 and s32."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,7 +37,8 @@ class _Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 class Conv2d(_Node, tag="conv2d", frozen=True):
     """Dense, grouped or depthwise convolution with requantization.
 
-    weight: s8 [OC, KH, KW, IC / groups]; bias: s32 [OC]; multiplier: f32 [OC] (constants, by name).
+    weight: s8 [OC, KH, KW, IC / groups], or u8 with a ``weight_zero_point``: a weight then means w - weight_zero_point.
+    bias: s32 [OC]; multiplier: f32 [OC] (constants, by name).
     stride, dilation: (y, x); padding: (top, left, bottom, right), filled with the input's zero point.
     """
 
@@ -51,10 +53,11 @@ class Conv2d(_Node, tag="conv2d", frozen=True):
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    weight_zero_point: int = 0
 
 
 class Linear(_Node, tag="linear", frozen=True):
-    """Matrix product over the last axis. weight: s8 [N, K]; bias: s32 [N]; multiplier: f32 [N]."""
+    """Matrix product over the last axis. weight: s8 [N, K], or u8 as for Conv2d; bias: s32 [N]; multiplier: f32 [N]."""
 
     input: str
     output: str
@@ -63,6 +66,20 @@ class Linear(_Node, tag="linear", frozen=True):
     multiplier: str
     lo: int
     hi: int
+    weight_zero_point: int = 0
+
+
+class Matmul(_Node, tag="matmul", frozen=True):
+    """Batched matrix product of two activations, requantized with fp32(fp32(s1 * s2) / sy).
+
+    inputs: [..., m, k] and [..., k, n], or, with ``transpose_b``, [..., n, k]; the leading axes are the same.
+    """
+
+    inputs: tuple[str, str]
+    output: str
+    lo: int
+    hi: int
+    transpose_b: bool = False
 
 
 class MaxPool2d(_Node, tag="max_pool2d", frozen=True):
@@ -93,12 +110,13 @@ class AvgPool2d(_Node, tag="avg_pool2d", frozen=True):
 
 
 class Add(_Node, tag="add", frozen=True):
-    """Elementwise sum of two activations of the same shape (the residual of a block)."""
+    """Elementwise sum of two activations of the same shape (the residual of a block); ``subtract``: first - second."""
 
     inputs: tuple[str, str]
     output: str
     lo: int
     hi: int
+    subtract: bool = False
 
 
 class Mul(_Node, tag="mul", frozen=True):
@@ -134,6 +152,86 @@ class Concat(_Node, tag="concat", frozen=True):
     axis: int
 
 
+class Transpose(_Node, tag="transpose", frozen=True):
+    """Axes in another order: axis i of the output is axis ``axes[i]`` of the input. Any dtype; quantization stays."""
+
+    input: str
+    output: str
+    axes: tuple[int, ...]
+
+
+class Slice(_Node, tag="slice", frozen=True):
+    """Element i of an axis is the input's element begin + i * step; step may be negative. Any dtype."""
+
+    input: str
+    output: str
+    begin: tuple[int, ...]
+    step: tuple[int, ...]
+
+
+class Expand(_Node, tag="expand", frozen=True):
+    """Axes of extent 1 repeated to the output's extent; the rank stays. Any dtype."""
+
+    input: str
+    output: str
+
+
+class Pad(_Node, tag="pad", frozen=True):
+    """A frame of ``value`` (container units), and ``interior`` of it between neighbours. Counts are by axis."""
+
+    input: str
+    output: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    interior: tuple[int, ...]
+    value: int
+
+
+class Resize2d(_Node, tag="resize2d", frozen=True):
+    """Bilinear or nearest interpolation of a map [n, h, w, c], in integers; quantization stays.
+
+    rows: s32 [oh, 3], columns: s32 [ow, 3]: for each element of the output (low, high, weight of high), the weight in
+    2048ths, 0 for nearest. With a row (y0, y1, wy) and a column (x0, x1, wx):
+    q = ((2048 - wy) * ((2048 - wx) * q[y0, x0] + wx * q[y0, x1]) + wy * (the same of y1) + 2**21) >> 22.
+    """
+
+    input: str
+    output: str
+    rows: str
+    columns: str
+
+
+class ArgMax(_Node, tag="argmax", frozen=True):
+    """The index of the first largest element of the last axis, which the s32 output lacks."""
+
+    input: str
+    output: str
+
+
+class Constant(_Node, tag="constant", frozen=True):
+    """An activation whose value never changes. value: a constant of the output's shape, u8, s8, s32 or f32 as it is."""
+
+    output: str
+    value: str
+
+
+class LayerNorm(_Node, tag="layer_norm", frozen=True):
+    """Normalization over the last axis of n elements, exact in every backend. gamma, beta: f32 [n].
+
+    With the integers S = sum v and D = n * sum v^2 - S^2, and E = epsilon * n^2 / sx^2 in double:
+    r = fp32(1 / sqrt(double(D) + E));  t = fp32(fp32(n * v - S) * r);
+    q = clamp(rint(fp32(fp32(t * fp32(gamma / sy)) + fp32(beta / sy)))) + zp.
+    """
+
+    input: str
+    output: str
+    gamma: str
+    beta: str
+    epsilon: float
+    lo: int
+    hi: int
+
+
 class Reshape(_Node, tag="reshape", frozen=True):
     """The same elements in row-major order under another shape; dtype and quantization stay."""
 
@@ -156,11 +254,11 @@ class Dequantize(_Node, tag="dequantize", frozen=True):
 
 
 class Softmax(_Node, tag="softmax", frozen=True):
-    """Softmax over the last axis of a quantized input, to f32, exact in every backend.
+    """Softmax over the last axis of a quantized input, to f32 or at once quantized; exact in every backend.
 
     table: s32 [256], table[d] = rint(exp(-d * scale) * 2**23) from a double-precision exp. With m the row's
     maximum: p_i = fp32(double(table[m - q_i]) / double(sum_j table[m - q_j])). The sum is an integer, so its
-    order does not matter, and both roundings are IEEE's.
+    order does not matter, and both roundings are IEEE's. A u8 or s8 output is what Quantize would make of p.
     """
 
     input: str
@@ -169,11 +267,12 @@ class Softmax(_Node, tag="softmax", frozen=True):
 
 
 class Aten(_Node, tag="aten", frozen=True):
-    """A torch operator in float, for what has no int8 form; its inputs and outputs are f32.
+    """A torch operator in float, for what has no int8 form; its inputs and outputs are f32 or s32.
 
     ``target`` is ``aten::name.overload``. ``args`` and ``kwargs`` are JSON; a string ``"$0"`` in them stands for
-    ``inputs[0]``, ``"#name"`` for the constant ``name`` (f32 or s64). 4-D activations are handed over as NCHW and
-    taken back as NHWC. Runs only where torch is installed.
+    ``inputs[0]``, ``"#name"`` for the constant ``name`` (f32, s32 or s64). Activations are handed over with their axes
+    as they are here; an s32 one as int64, or, where the string ends in ``:bool``, as bool. What comes back is stored
+    as its output's dtype, false and true as 0 and 1. Runs only where torch is installed.
     """
 
     target: str
@@ -186,12 +285,21 @@ class Aten(_Node, tag="aten", frozen=True):
 Node = (
     Conv2d
     | Linear
+    | Matmul
     | MaxPool2d
     | AvgPool2d
     | Add
     | Mul
     | Lut
     | Concat
+    | Transpose
+    | Slice
+    | Expand
+    | Pad
+    | Resize2d
+    | ArgMax
+    | Constant
+    | LayerNorm
     | Reshape
     | Quantize
     | Dequantize

@@ -28,7 +28,7 @@ FORMAT = 1
 _DTYPES: dict[str, type[np.generic]] = {
     "U8": np.uint8, "I8": np.int8, "I32": np.int32, "F32": np.float32, "I64": np.int64
 }  # fmt: skip
-_ACTIVATION = {"u8": np.uint8, "s8": np.int8, "f32": np.float32}
+_ACTIVATION = {"u8": np.uint8, "s8": np.int8, "s32": np.int32, "f32": np.float32}
 Array = NDArray[np.generic]
 
 

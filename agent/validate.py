@@ -39,7 +39,9 @@ def validate(graph: g.Graph, constants: Constants, limits: Limits = Limits()) ->
 
 def node_inputs(node: g.Node) -> tuple[str, ...]:
     """The activations that a node reads."""
-    return node.inputs if isinstance(node, (g.Add, g.Mul, g.Concat, g.Aten)) else (node.input,)
+    if isinstance(node, (g.Add, g.Mul, g.Matmul, g.Concat, g.Aten)):
+        return node.inputs
+    return () if isinstance(node, g.Constant) else (node.input,)
 
 
 def node_outputs(node: g.Node) -> tuple[str, ...]:
@@ -98,8 +100,8 @@ class _Validator:
         self.require(0 < len(t.shape) <= self.limits.rank, f"the rank must lie in 1..{self.limits.rank}")
         self.require(all(0 < d <= self.limits.elements for d in t.shape), f"a bad extent in {list(t.shape)}")
         self.require(math.prod(t.shape) <= self.limits.elements, f"more than {self.limits.elements} elements")
-        if t.dtype == "f32":
-            self.require(t.scale == 0 and t.zero_point == 0, "f32 has no scale and no zero point")
+        if t.dtype not in QUANTIZED:
+            self.require(t.scale == 0 and t.zero_point == 0, f"{t.dtype} has no scale and no zero point")
             return
         self.scale(t.scale)
         low, high = container_range(t)
@@ -137,7 +139,14 @@ class _Validator:
         )
 
     def weights(self, node: g.Conv2d | g.Linear, shape: tuple[int, ...], x: g.Tensor, y: g.Tensor) -> None:
-        weight = self.constant(node.weight, np.int8, shape)
+        self.require(node.weight in self.constants, f"there is no constant '{node.weight}'")
+        kind: type[np.generic] = np.uint8 if self.constants[node.weight].dtype == np.uint8 else np.int8
+        weight = self.constant(node.weight, kind, shape)
+        least_zero_point, most_zero_point = (0, 255) if kind is np.uint8 else (0, 0)
+        self.require(
+            least_zero_point <= node.weight_zero_point <= most_zero_point,
+            f"the weight's zero point {node.weight_zero_point} is outside {least_zero_point}..{most_zero_point}",
+        )
         bias = self.constant(node.bias, np.int32, shape[:1])
         multiplier = self.constant(node.multiplier, np.float32, shape[:1])
         self.require(bool(np.all(np.isfinite(multiplier) & (multiplier > 0))), "multipliers must be finite and > 0")
@@ -145,10 +154,10 @@ class _Validator:
         # numerics.md 3: a one-sided bound on the sum of each output channel proves that the true value fits int32.
         # A value v = q - zp lies in [-zp, 255 - zp]; padding adds v = 0, which lies inside.
         most_bias = max(abs(int(bias.min())), abs(int(bias.max())))
-        if most_bias + 255 * 128 * math.prod(shape[1:]) < 2**31:  # whatever the weights are: no need to read them
+        if most_bias + 255 * 255 * math.prod(shape[1:]) < 2**31:  # whatever the weights are: no need to read them
             return
         least, most = -canonical_zero_point(x), 255 - canonical_zero_point(x)
-        flat = weight.reshape(shape[0], -1)
+        flat = weight.reshape(shape[0], -1).astype(np.int16) - np.int16(node.weight_zero_point)
         positive = np.maximum(flat, 0).sum(axis=1, dtype=np.int64)
         negative = np.minimum(flat, 0).sum(axis=1, dtype=np.int64)
         wide = bias.astype(np.int64)
@@ -205,6 +214,23 @@ class _Validator:
         self.require(x.shape[:-1] == y.shape[:-1], "input and output may differ in their last axis only")
         self.weights(node, (y.shape[-1], x.shape[-1]), x, y)
 
+    def node_matmul(self, node: g.Matmul) -> None:
+        a, b = (self.activation(name, True) for name in node.inputs)
+        y = self.activation(node.output, True)
+        self.require(len(a.shape) >= 2 and len(a.shape) == len(b.shape), "inputs have the same rank, 2 or more")
+        k, n = b.shape[-2:][:: -1 if node.transpose_b else 1]
+        self.require(a.shape[-1] == k, f"the inner extents differ: {a.shape[-1]} and {k}")
+        self.require(a.shape[:-2] == b.shape[:-2], "the leading axes differ")
+        self.require(y.shape == (*a.shape[:-1], n), f"the output must have shape {[*a.shape[:-1], n]}")
+        self.clamp(node.lo, node.hi, y)
+        self.product(a, b, y)
+        most = math.prod(max(zp, 255 - zp) for zp in (canonical_zero_point(a), canonical_zero_point(b)))
+        self.require(most * k < 2**31, "the sum can overflow int32")
+
+    def product(self, a: g.Tensor, b: g.Tensor, y: g.Tensor) -> None:
+        multiplier = product_multiplier(a, b, y)
+        self.require(0 < multiplier < float("inf"), f"the multiplier {multiplier} must be finite and > 0")
+
     def node_max_pool2d(self, node: g.MaxPool2d) -> None:
         x, y = self.activation(node.input, True), self.activation(node.output, True)
         self.window(x, y, node.kernel, node.stride, node.padding, node.dilation)
@@ -233,8 +259,7 @@ class _Validator:
         gate = len(y.shape) == 4 and b.shape == (y.shape[0], 1, 1, y.shape[3])
         self.require(gate or b.shape == y.shape, "the second input must have the output's shape, or be [n, 1, 1, c]")
         self.clamp(node.lo, node.hi, y)
-        multiplier = product_multiplier(a, b, y)
-        self.require(0 < multiplier < float("inf"), f"the multiplier {multiplier} must be finite and > 0")
+        self.product(a, b, y)
 
     def node_lut(self, node: g.Lut) -> None:
         self.same_shape(self.activation(node.input, True), self.activation(node.output, True))
@@ -242,7 +267,10 @@ class _Validator:
 
     def node_concat(self, node: g.Concat) -> None:
         y = self.tensors[node.output]
-        inputs = [self.activation(name, y.dtype != "f32") for name in node.inputs]
+        inputs = [self.tensors[name] for name in node.inputs]
+        for x in inputs:
+            same = x.dtype == y.dtype or {x.dtype, y.dtype} <= set(QUANTIZED)
+            self.require(same, f"'{x.name}' is {x.dtype}, the output {y.dtype}")
         self.require(len(inputs) > 0, "it needs an input")
         self.require(len(y.shape) <= 4 and 0 <= node.axis < len(y.shape), "rank 1 to 4, and an axis inside it")
         for x in inputs:
@@ -250,6 +278,78 @@ class _Validator:
             self.require(x.shape == expected, f"'{x.name}' differs from the output in more than axis {node.axis}")
         total = sum(x.shape[node.axis] for x in inputs)
         self.require(total == y.shape[node.axis], f"the inputs' extents sum to {total}, not {y.shape[node.axis]}")
+
+    def node_transpose(self, node: g.Transpose) -> None:
+        x, y = self.tensors[node.input], self.tensors[node.output]
+        self.require(sorted(node.axes) == list(range(len(x.shape))), "axes must name each axis of the input once")
+        self.require(y.shape == tuple(x.shape[a] for a in node.axes), "the output's shape does not follow from axes")
+        self.same_quantization(x, y)
+
+    def node_slice(self, node: g.Slice) -> None:
+        x, y = self.tensors[node.input], self.tensors[node.output]
+        self.ranks(x, y, node.begin, node.step)
+        for extent, count, begin, step in zip(x.shape, y.shape, node.begin, node.step, strict=True):
+            self.require(step != 0 and abs(step) < 2**31, "a step of 0")
+            last = begin + (count - 1) * step
+            self.require(0 <= begin < extent and 0 <= last < extent, f"{begin}..{last} leaves an axis of {extent}")
+        self.same_quantization(x, y)
+
+    def node_expand(self, node: g.Expand) -> None:
+        x, y = self.tensors[node.input], self.tensors[node.output]
+        self.ranks(x, y)
+        fits = all(a in (1, b) for a, b in zip(x.shape, y.shape, strict=True))
+        self.require(fits, f"{list(x.shape)} can't be expanded to {list(y.shape)}")
+        self.same_quantization(x, y)
+
+    def node_pad(self, node: g.Pad) -> None:
+        x, y = self.activation(node.input, True), self.activation(node.output, True)
+        self.ranks(x, y, node.before, node.after, node.interior)
+        counts = (*node.before, *node.after, *node.interior)
+        self.require(all(0 <= n <= self.limits.elements for n in counts), "a count is negative or too large")
+        for axis, extent in enumerate(x.shape):
+            total = node.before[axis] + extent + (extent - 1) * node.interior[axis] + node.after[axis]
+            self.require(y.shape[axis] == total, f"axis {axis} of the output is {y.shape[axis]}, not {total}")
+        low, high = container_range(y)
+        self.require(low <= node.value <= high, f"the value {node.value} is outside {low}..{high}")
+        self.same_quantization(x, y)
+
+    def node_resize2d(self, node: g.Resize2d) -> None:
+        x, y = self.activation(node.input, True), self.activation(node.output, True)
+        self.require(len(x.shape) == 4 and len(y.shape) == 4, "input and output must be 4-D, NHWC")
+        self.require(x.shape[0] == y.shape[0] and x.shape[3] == y.shape[3], "the batch or the channels change")
+        for axis, name in ((1, node.rows), (2, node.columns)):
+            table = self.constant(name, np.int32, (y.shape[axis], 3))
+            ends, weights = table[:, :2], table[:, 2]
+            inside = bool((ends >= 0).all() and (ends < x.shape[axis]).all())
+            self.require(inside, f"'{name}' reads beyond axis {axis}")
+            self.require(bool((weights >= 0).all() and (weights <= 2048).all()), f"a weight of '{name}' is not 0..2048")
+        self.same_quantization(x, y)
+
+    def node_argmax(self, node: g.ArgMax) -> None:
+        x, y = self.activation(node.input, True), self.tensors[node.output]
+        self.require(y.dtype == "s32", f"the output is {y.dtype}, where s32 is needed")
+        self.require(y.shape == (x.shape[:-1] or (1,)), "the output has the input's shape without the last axis")
+
+    def node_constant(self, node: g.Constant) -> None:
+        y = self.tensors[node.output]
+        kinds: dict[str, type[np.generic]] = {"u8": np.uint8, "s8": np.int8, "s32": np.int32, "f32": np.float32}
+        self.constant(node.value, kinds[y.dtype], y.shape)
+
+    def node_layer_norm(self, node: g.LayerNorm) -> None:
+        x, y = self.activation(node.input, True), self.activation(node.output, True)
+        self.same_shape(x, y)
+        self.clamp(node.lo, node.hi, y)
+        n = x.shape[-1]
+        self.require(n <= 65_536, "the last axis has more than 65,536 elements")
+        self.require(1e-30 < node.epsilon < 1e30, "epsilon must lie between 1e-30 and 1e30")
+        for name in (node.gamma, node.beta):
+            array = self.constant(name, np.float32, (n,))
+            scaled = np.abs(array.astype(np.float64)) / y.scale
+            self.require(bool((scaled < 1e30).all()), f"'{name}' has values that are not finite or too large")
+
+    def ranks(self, x: g.Tensor, y: g.Tensor, *lists: tuple[int, ...]) -> None:
+        self.require(len(x.shape) == len(y.shape), "the rank changes")
+        self.require(all(len(values) == len(x.shape) for values in lists), "one value an axis is needed")
 
     def node_reshape(self, node: g.Reshape) -> None:
         x, y = self.tensors[node.input], self.tensors[node.output]
@@ -263,7 +363,8 @@ class _Validator:
         self.same_shape(self.activation(node.input, True), self.activation(node.output, False))
 
     def node_softmax(self, node: g.Softmax) -> None:
-        self.same_shape(self.activation(node.input, True), self.activation(node.output, False))
+        y = self.tensors[node.output]
+        self.same_shape(self.activation(node.input, True), self.activation(node.output, y.dtype in QUANTIZED))
         table = self.constant(node.table, np.int32, (256,))
         self.require(int(table[0]) > 0 and bool((table >= 0).all()), "table entries are 0 or more, the first more")
 
@@ -271,4 +372,5 @@ class _Validator:
         self.require(node.target.startswith("aten::"), f"only aten:: operators may run, not '{node.target}'")
         self.require(len(node.outputs) > 0, "it needs an output")
         for name in (*node.inputs, *node.outputs):
-            self.activation(name, False)
+            kind = self.tensors[name].dtype
+            self.require(kind in ("f32", "s32"), f"'{name}' is {kind}, where f32 or s32 is needed")

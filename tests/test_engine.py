@@ -31,12 +31,12 @@ def mixed_model() -> Model:
     )  # fmt: skip
     nodes = (
         g.Dequantize("f", "x", "f"),
-        g.Aten("s", "aten::cumsum", ("f",), ("s",), msgspec.Raw(b'["$0", 1]')),  # NCHW: over channels
+        g.Aten("s", "aten::cumsum", ("f",), ("s",), msgspec.Raw(b'["$0", 3]')),  # over channels
         g.Aten("w", "aten::mul.Tensor", ("s",), ("w",), msgspec.Raw(b'["$0", "#k"]')),
         g.Quantize("q", "w", "q"),
         g.Dequantize("y", "q", "y"),
     )
-    constants = {"k": np.float32([[[[2.0]], [[3.0]]]])}
+    constants = {"k": np.float32([2, 3])}
     return assemble(Header(1, "mixed", "1", g.Graph(tensors, nodes, ("x",), ("y",))), constants)
 
 

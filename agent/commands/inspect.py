@@ -102,7 +102,9 @@ def as_text(d: dict[str, Any]) -> str:
     lines = [f"{d['name']} version {d['version']}, {d['labels']} labels, {d['golden']} golden pairs"]
     for side in ("inputs", "outputs"):
         for t in d[side]:
-            quantization = "" if t["dtype"] == "f32" else f", scale {t['scale']:.6g}, zero point {t['zero_point']}"
+            quantization = (
+                "" if t["dtype"] in ("f32", "s32") else f", scale {t['scale']:.6g}, zero point {t['zero_point']}"
+            )
             lines.append(f"{side[:-1]:8}{t['name']}: {t['dtype']} {t['shape']}{quantization}")
     lines += [f"{k}: {v}" for k, v in d["provenance"].items()]
     lines.append(

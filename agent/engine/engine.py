@@ -29,7 +29,9 @@ from agent.modelfile import Header, Model, read
 from agent.validate import node_inputs, node_outputs, operator_name
 
 Backend = Literal["auto", "native", "torch"]
-_NUMPY: dict[str, np.dtype[Any]] = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "f32": np.dtype(np.float32)}
+_NUMPY: dict[str, np.dtype[Any]] = {
+    "u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "s32": np.dtype(np.int32), "f32": np.dtype(np.float32)
+}  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -100,7 +102,7 @@ class Engine:
     def _checked(self, array: Array, info: TensorInfo) -> Array:
         if array.shape != info.shape:
             raise InputError(f"input '{info.name}' has shape {list(array.shape)}, the model takes {list(info.shape)}")
-        if array.dtype == np.float32 and info.dtype != "f32":
+        if array.dtype == np.float32 and info.dtype in arithmetic.QUANTIZED:
             array = quantize(array, self._tensors[info.name])
         if array.dtype != _NUMPY[info.dtype]:
             raise InputError(f"input '{info.name}' is {array.dtype}, the model takes {_NUMPY[info.dtype]}")
@@ -173,7 +175,7 @@ def noise(engine: Engine) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
     for info in engine.inputs.values():
         bytes_ = rng.integers(0, 256, info.shape).astype(np.uint8)
-        inputs[info.name] = {"u8": bytes_, "s8": bytes_.view(np.int8), "f32": bytes_.astype(np.float32)}[info.dtype]
+        inputs[info.name] = bytes_.view(np.int8) if info.dtype == "s8" else bytes_.astype(_NUMPY[info.dtype])
     return inputs
 
 
@@ -238,8 +240,9 @@ def _segments(
 
 def _mentions(node: g.Node, constant: str) -> bool:
     if isinstance(node, g.Aten):
-        return f'"#{constant}"'.encode() in bytes(node.args) + bytes(node.kwargs)
-    return constant in (getattr(node, field, None) for field in ("weight", "bias", "multiplier", "table"))
+        text = bytes(node.args) + bytes(node.kwargs)
+        return any(f'"#{constant}{end}'.encode() in text for end in ('"', ":"))
+    return constant in (getattr(node, field) for field in node.__struct_fields__)
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -27,7 +27,7 @@ try:
 except ImportError as e:  # not built for this machine: the engine falls back to torch, and says so
     IMPORT_ERROR = e
 
-_NUMPY = {"u8": np.uint8, "s8": np.int8, "f32": np.float32}
+_NUMPY = {"u8": np.uint8, "s8": np.int8, "s32": np.int32, "f32": np.float32}
 
 
 def available() -> bool:
@@ -35,9 +35,14 @@ def available() -> bool:
     return IMPORT_ERROR is None
 
 
+_COMING = (g.Aten, g.Matmul, g.Transpose, g.Slice, g.Expand, g.Pad, g.Resize2d, g.ArgMax, g.Constant, g.LayerNorm)
+
+
 def supports(node: g.Node) -> bool:
     """Whether the node has a native kernel."""
-    return not isinstance(node, g.Aten)
+    if isinstance(node, (g.Conv2d, g.Linear)):
+        return node.weight_zero_point == 0
+    return not isinstance(node, _COMING)
 
 
 def isas() -> list[str]:
@@ -188,7 +193,7 @@ class _Lowering:
                     node.count_include_pad, multipliers, *self.clamp(node),
                 )  # fmt: skip
             case g.Add():
-                factors = arithmetic.add_factors(t[node.inputs[0]], t[node.inputs[1]], t[node.output])
+                factors = arithmetic.add_factors(t[node.inputs[0]], t[node.inputs[1]], t[node.output], node.subtract)
                 a, c = (self.id(name) for name in node.inputs)
                 b.add(node.name, a, c, self.id(node.output), *factors, *self.clamp(node))
             case g.Mul():

@@ -24,7 +24,7 @@ from agent.errors import BackendError
 from agent.validate import node_inputs, node_outputs, operator_name
 
 Tensors = dict[str, torch.Tensor]
-_CONTAINER = {"u8": torch.uint8, "s8": torch.int8}
+_CONTAINER = {"u8": torch.uint8, "s8": torch.int8, "s32": torch.int32, "f32": torch.float32}
 
 
 class TorchSegment:
@@ -85,6 +85,9 @@ class TorchSegment:
         q = torch.round(scaled).clamp(lo - t.zero_point, hi - t.zero_point) + t.zero_point
         values[name] = q.to(torch.int32).to(_CONTAINER[t.dtype])
 
+    def _weight(self, node: g.Conv2d | g.Linear) -> torch.Tensor:
+        return self._constants[node.weight].double() - node.weight_zero_point
+
     def _requantize(self, values: Tensors, node: g.Conv2d | g.Linear, acc: torch.Tensor) -> None:
         """acc: [..., oc], exact integers in double."""
         total = (acc + self._constants[node.bias].double()).to(torch.int32).float()
@@ -94,13 +97,23 @@ class TorchSegment:
         x = self._value(values, node.input).permute(0, 3, 1, 2)
         top, left, bottom, right = node.padding
         x = F.pad(x, (left, right, top, bottom))
-        weight = self._constants[node.weight].double().permute(0, 3, 1, 2)
+        weight = self._weight(node).permute(0, 3, 1, 2)
         acc = F.conv2d(x, weight, None, node.stride, 0, node.dilation, node.groups)
         self._requantize(values, node, acc.permute(0, 2, 3, 1))
 
     def _linear(self, node: g.Linear, values: Tensors) -> None:
         x = self._value(values, node.input)
-        self._requantize(values, node, x @ self._constants[node.weight].double().T)
+        self._requantize(values, node, x @ self._weight(node).T)
+
+    def _product(self, values: Tensors, node: g.Mul | g.Matmul, acc: torch.Tensor) -> None:
+        a, b = node.inputs
+        m = arithmetic.product_multiplier(self._tensors[a], self._tensors[b], self._tensors[node.output])
+        scaled = acc.to(torch.int32).float() * torch.tensor(m, dtype=torch.float32)
+        self._store(values, node.output, scaled, node.lo, node.hi)
+
+    def _matmul(self, node: g.Matmul, values: Tensors) -> None:
+        a, b = (self._value(values, name) for name in node.inputs)
+        self._product(values, node, a @ (b.mT if node.transpose_b else b))
 
     def _max_pool2d(self, node: g.MaxPool2d, values: Tensors) -> None:
         x = values[node.input].double().permute(0, 3, 1, 2)
@@ -129,16 +142,15 @@ class TorchSegment:
 
     def _add(self, node: g.Add, values: Tensors) -> None:
         a, b = node.inputs
-        f1, f2 = arithmetic.add_factors(self._tensors[a], self._tensors[b], self._tensors[node.output])
-        t = self._value(values, a).float() * torch.tensor(f1, dtype=torch.float32)
-        u = self._value(values, b).float() * torch.tensor(f2, dtype=torch.float32)
-        self._store(values, node.output, t + u, node.lo, node.hi)
+        t = self._tensors
+        f1, f2 = arithmetic.add_factors(t[a], t[b], t[node.output], node.subtract)
+        first = self._value(values, a).float() * torch.tensor(f1, dtype=torch.float32)
+        second = self._value(values, b).float() * torch.tensor(f2, dtype=torch.float32)
+        self._store(values, node.output, first + second, node.lo, node.hi)
 
     def _mul(self, node: g.Mul, values: Tensors) -> None:
         a, b = node.inputs
-        m = arithmetic.product_multiplier(self._tensors[a], self._tensors[b], self._tensors[node.output])
-        product = self._value(values, a) * self._value(values, b)
-        self._store(values, node.output, product.float() * torch.tensor(m, dtype=torch.float32), node.lo, node.hi)
+        self._product(values, node, self._value(values, a) * self._value(values, b))
 
     def _canonical(self, values: Tensors, name: str) -> torch.Tensor:
         return values[name].long() + (128 if self._tensors[name].dtype == "s8" else 0)
@@ -153,7 +165,7 @@ class TorchSegment:
 
     def _concat(self, node: g.Concat, values: Tensors) -> None:
         out = self._tensors[node.output]
-        if out.dtype == "f32":
+        if out.dtype not in arithmetic.QUANTIZED:
             values[node.output] = torch.cat([values[name] for name in node.inputs], node.axis)
             return
         parts = []
@@ -163,14 +175,67 @@ class TorchSegment:
             parts.append(q if table is None else torch.from_numpy(table)[q].long())
         self._from_canonical(values, node.output, torch.cat(parts, node.axis))
 
+    def _transpose(self, node: g.Transpose, values: Tensors) -> None:
+        values[node.output] = values[node.input].permute(node.axes).contiguous()
+
+    def _slice(self, node: g.Slice, values: Tensors) -> None:
+        y = values[node.input]
+        extents = self._tensors[node.output].shape
+        for axis, (begin, step, count) in enumerate(zip(node.begin, node.step, extents, strict=True)):
+            y = y.index_select(axis, begin + step * torch.arange(count))
+        values[node.output] = y
+
+    def _expand(self, node: g.Expand, values: Tensors) -> None:
+        values[node.output] = values[node.input].expand(self._tensors[node.output].shape).contiguous()
+
+    def _pad(self, node: g.Pad, values: Tensors) -> None:
+        y = torch.full(self._tensors[node.output].shape, node.value, dtype=values[node.input].dtype)
+        inside = y
+        for axis, extent in enumerate(values[node.input].shape):
+            step = node.interior[axis] + 1
+            inside = inside.narrow(axis, node.before[axis], (extent - 1) * step + 1)
+            inside = inside[(slice(None),) * axis + (slice(None, None, step),)]
+        inside.copy_(values[node.input])
+        values[node.output] = y
+
+    def _resize2d(self, node: g.Resize2d, values: Tensors) -> None:
+        q = values[node.input].long()
+        for axis, name in ((2, node.columns), (1, node.rows)):
+            low, high, weight = self._constants[name].long().T
+            weight = weight.reshape(-1, *[1] * (3 - axis))
+            q = (2048 - weight) * q.index_select(axis, low) + weight * q.index_select(axis, high)
+        values[node.output] = ((q + 2**21) >> 22).to(values[node.input].dtype)
+
+    def _argmax(self, node: g.ArgMax, values: Tensors) -> None:
+        q = values[node.input]
+        first = (q == q.amax(-1, keepdim=True)).int().argmax(-1)  # the first of equal ones
+        values[node.output] = first.to(torch.int32).reshape(self._tensors[node.output].shape)
+
+    def _constant(self, node: g.Constant, values: Tensors) -> None:
+        values[node.output] = self._constants[node.value]
+
+    def _layer_norm(self, node: g.LayerNorm, values: Tensors) -> None:
+        source, out = self._tensors[node.input], self._tensors[node.output]
+        gamma, beta = (self._constants[name].numpy() for name in (node.gamma, node.beta))
+        factors = arithmetic.layer_norm_factors(node.epsilon, gamma, beta, source, out)
+        v, n = self._value(values, node.input), source.shape[-1]
+        s = v.sum(-1, keepdim=True)
+        d = n * (v * v).sum(-1, keepdim=True) - s * s
+        r = (1 / torch.sqrt(d + factors.epsilon)).float()
+        t = (n * v - s).float() * r
+        scaled = t * torch.from_numpy(factors.gamma) + torch.from_numpy(factors.beta)
+        self._store(values, node.output, scaled, node.lo, node.hi)
+
     def _reshape(self, node: g.Reshape, values: Tensors) -> None:
         values[node.output] = values[node.input].reshape(self._tensors[node.output].shape)
 
     def _quantize(self, node: g.Quantize, values: Tensors) -> None:
-        t = self._tensors[node.output]
-        low, high = arithmetic.container_range(t)
-        x = values[node.input] / torch.tensor(t.scale, dtype=torch.float32)
-        self._store(values, node.output, torch.where(torch.isnan(x), 0.0, x), low, high)
+        self._quantized(values, node.output, values[node.input])
+
+    def _quantized(self, values: Tensors, name: str, x: torch.Tensor) -> None:
+        t = self._tensors[name]
+        x = x / torch.tensor(t.scale, dtype=torch.float32)
+        self._store(values, name, torch.where(torch.isnan(x), 0.0, x), *arithmetic.container_range(t))
 
     def _dequantize(self, node: g.Dequantize, values: Tensors) -> None:
         scale = torch.tensor(self._tensors[node.input].scale, dtype=torch.float32)
@@ -179,15 +244,18 @@ class TorchSegment:
     def _softmax(self, node: g.Softmax, values: Tensors) -> None:
         q = values[node.input].long()
         e = self._constants[node.table].long()[q.amax(-1, keepdim=True) - q]
-        values[node.output] = (e.double() / e.sum(-1, keepdim=True).double()).float()
+        p = (e.double() / e.sum(-1, keepdim=True).double()).float()
+        if self._tensors[node.output].dtype == "f32":
+            values[node.output] = p
+        else:
+            self._quantized(values, node.output, p)
 
     def _aten(self, node: g.Aten, values: Tensors) -> None:
         def bind(value: Any) -> Any:
-            if isinstance(value, str) and value.startswith("$"):
-                x = values[node.inputs[int(value[1:])]]
-                return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
-            if isinstance(value, str) and value.startswith("#"):
-                return self._constants[value[1:]]
+            if isinstance(value, str) and value[:1] in ("$", "#"):
+                name, _, kind = value[1:].partition(":")
+                x = values[node.inputs[int(name)]] if value[0] == "$" else self._constants[name]
+                return x.bool() if kind == "bool" else x.long() if x.dtype == torch.int32 else x
             return [bind(v) for v in value] if isinstance(value, list) else value
 
         args = [bind(v) for v in msgspec.json.decode(node.args)]
@@ -195,10 +263,10 @@ class TorchSegment:
         result = self._resolved[node.name](*args, **kwargs)
         results = list(result) if isinstance(result, (tuple, list)) else [result]
         for name, y in zip(node_outputs(node), results, strict=True):
-            value = y.permute(0, 2, 3, 1) if y.ndim == 4 else y
-            if tuple(value.shape) != self._tensors[name].shape:
-                raise BackendError(f"node '{node.name}': {node.target} gave shape {list(value.shape)} for '{name}'")
-            values[name] = value.float().contiguous()
+            t = self._tensors[name]
+            if tuple(y.shape) != (t.shape if y.ndim else ()):
+                raise BackendError(f"node '{node.name}': {node.target} gave shape {list(y.shape)} for '{name}'")
+            values[name] = y.to(_CONTAINER[t.dtype]).reshape(t.shape).contiguous()
 
 
 def _resolve(node: g.Aten) -> Callable[..., Any]:

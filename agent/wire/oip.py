@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from agent.errors import InputError
 
 Array = NDArray[np.generic]
-_DATATYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "INT8": np.dtype(np.int8), "FP32": np.dtype("<f4")}
-_NAMES = {np.dtype(np.uint8): "UINT8", np.dtype(np.int8): "INT8", np.dtype(np.float32): "FP32"}
+_DATATYPES: dict[str, np.dtype[Any]] = {
+    "UINT8": np.dtype(np.uint8), "INT8": np.dtype(np.int8), "INT32": np.dtype("<i4"), "FP32": np.dtype("<f4")
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _DATATYPES.items()}
 
 
 class TensorIn(msgspec.Struct):

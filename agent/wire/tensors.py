@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from agent.errors import InputError
 
 Array = NDArray[np.generic]
-DTYPES: dict[str, np.dtype[Any]] = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "f32": np.dtype("<f4")}
-_NPY_DTYPES: dict[str, np.dtype[Any]] = {"|u1": np.dtype(np.uint8), "|i1": np.dtype(np.int8), "<f4": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "s32": np.dtype("<i4"), "f32": np.dtype("<f4")
+}  # fmt: skip
+_NPY_DTYPES = {dtype.str: dtype for dtype in DTYPES.values()}
 _MAX_NPY_HEADER = 4096
 
 
@@ -42,7 +44,7 @@ def from_raw(payload: bytes, info: Info) -> Array:
 
 
 def from_npy(payload: bytes) -> Array:
-    """An array of u8, s8 or f32 from a .npy file; its header is read within bounds, unlike numpy.load's."""
+    """An array of u8, s8, s32 or f32 from a .npy file; its header is read within bounds, unlike numpy.load's."""
     if len(payload) < 12 or payload[:6] != b"\x93NUMPY" or payload[6] not in (1, 2, 3):
         raise InputError("not a .npy file of version 1, 2 or 3")
     wide = payload[6] > 1
@@ -56,7 +58,7 @@ def from_npy(payload: bytes) -> Array:
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as e:
         raise InputError("the .npy header is damaged") from e
     if not isinstance(descr, str) or descr not in _NPY_DTYPES:
-        raise InputError(f".npy dtype {descr!r} is not taken; use uint8, int8 or float32, little-endian")
+        raise InputError(f".npy dtype {descr!r} is not taken; use uint8, int8, int32 or float32, little-endian")
     if not (isinstance(shape, tuple) and len(shape) <= 8 and all(isinstance(n, int) and 0 <= n < 2**31 for n in shape)):
         raise InputError("the .npy shape is not a tuple of at most 8 sizes")
     dtype, count = _NPY_DTYPES[descr], math.prod(shape)
