@@ -169,9 +169,9 @@ def load(
     return engine
 
 
-def noise(engine: Engine) -> dict[str, Any]:
-    """Seeded inputs that fit the engine."""
-    rng = np.random.default_rng(0)
+def noise(engine: Engine, seed: int = 0) -> dict[str, Any]:
+    """Seeded inputs that fit the engine; for f32, whole numbers of 0..255."""
+    rng = np.random.default_rng(seed)
     inputs: dict[str, Any] = {}
     for info in engine.inputs.values():
         bytes_ = rng.integers(0, 256, info.shape).astype(np.uint8)
