@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(path: str, threads: int, backend: Any = "auto", tuning: Tuning | None = None) -> dict[str, Any]:
     """All that the command prints, as a JSON document."""
+    from agent import coverage
     from agent.engine import load
     from agent.modelfile import read
     from agent.validate import node_outputs, operator_name
@@ -45,12 +47,13 @@ def describe(path: str, threads: int, backend: Any = "auto", tuning: Tuning | No
             "backend": step.backend,
             "kernel": step.kernel,
             "split": step.split,
-            "macs": step.macs,
+            "macs": coverage.macs(nodes[step.name], tensors, model.constants),
             "tuner": _figures(engine, step.name),
         }
         for step in engine.steps()
     ]
     native = sum(s["backend"] == "native" for s in steps)
+    share = coverage.share(graph, model.constants)
     return {
         "name": model.header.name,
         "version": model.header.version,
@@ -65,7 +68,12 @@ def describe(path: str, threads: int, backend: Any = "auto", tuning: Tuning | No
         "isa": engine.isa,
         "threads": engine.threads,
         "native_operators": f"{native}/{len(steps)}",
-        "macs": sum(int(s["macs"]) for s in steps),
+        "macs": share.macs,
+        "native_share": {
+            "operators": share.of_operators,
+            "macs": share.of_macs,
+            "fallbacks": [asdict(f) for f in share.fallbacks],
+        },
         "weight_bytes": engine.weight_bytes,
         "arena_bytes": engine.arena_bytes,
         "tuner": _answer(engine, tuning),
@@ -111,6 +119,7 @@ def as_text(d: dict[str, Any]) -> str:
         f"backend {d['backend']} ({d['isa']}), {d['native_operators']} operators native, {d['macs'] / 1e6:.2f} MMAC, "
         f"weights {d['weight_bytes']:,} bytes, arena {d['arena_bytes']:,} bytes"
     )
+    lines.append(_share_line(d["native_share"]))
     lines.append(_tuner_line(d["tuner"]))
     width = max((len(s["node"]) for s in d["operators"]), default=0)
     for s in d["operators"]:
@@ -118,6 +127,12 @@ def as_text(d: dict[str, Any]) -> str:
         split = f", by {s['split']}" if s["split"] else ""
         lines.append(f"  {s['node']:{width}}  {s['operator']:12} {shape:16} {s['kernel']}{split}{_timed(s['tuner'])}")
     return "\n".join(lines)
+
+
+def _share_line(share: dict[str, Any]) -> str:
+    fallen = ", ".join(f"{f['count']} {f['operator']} ({f['macs'] / 1e6:.2f} MMAC)" for f in share["fallbacks"])
+    native = f"native share: {100 * share['operators']:.2f} % of operators, {100 * share['macs']:.2f} % of MACs"
+    return f"{native}; in torch: {fallen}" if fallen else native
 
 
 def _tuner_line(answer: dict[str, Any] | None) -> str:

@@ -144,7 +144,7 @@ def load(
     if backend == "native" and not native.available():
         raise BackendError(f"the native kernels can't be loaded ({native.IMPORT_ERROR}); use backend='torch'")
     in_torch = [n for n in graph.nodes if not (use_native and native.supports(n))]
-    if in_torch and backend != "torch":
+    if in_torch:
         names = ", ".join(sorted({operator_name(n) for n in in_torch}))
         if backend == "native":
             raise BackendError(f"no native kernel for: {names}")
@@ -152,9 +152,10 @@ def load(
             raise BackendError(
                 f"torch is not installed, and these operators need it: {names}; pip install 'int8d[torch]'"
             )
-        why = "" if native.available() else f" (the native kernels can't be loaded: {native.IMPORT_ERROR})"
-        log.warning("model %s: %d of %d operators run in torch%s: %s", model.header.name, len(in_torch),
-                    len(graph.nodes), why, names)  # fmt: skip
+        if backend == "auto":
+            why = "" if native.available() else f" (the native kernels can't be loaded: {native.IMPORT_ERROR})"
+            log.warning("model %s: %d of %d operators run in torch%s: %s", model.header.name, len(in_torch),
+                        len(graph.nodes), why, names)  # fmt: skip
     fallback = {n.name for n in in_torch}
 
     def build(choices: Choices) -> Engine:
