@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from agent import graph as g
 from agent.arithmetic import QUANTIZED, canonical_zero_point, container_range, product_multiplier
+from agent.demand import demand
 from agent.errors import ModelError
 
 Constants = Mapping[str, NDArray[np.generic]]
@@ -23,13 +24,22 @@ Constants = Mapping[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a graph may be."""
+    """How large a model file and its graph may be; errors name the limit that they broke.
 
+    The last three bound what the model takes once it runs; see ``agent.demand.Demand``.
+    """
+
+    header: int = 32 << 20  # bytes of the file that are not arrays
+    arrays: int = 100_000
     tensors: int = 20_000
     nodes: int = 20_000
+    operands: int = 100_000  # activations that all nodes read
     rank: int = 8
     elements: int = 1 << 28  # of one activation
     window: int = 4096  # kernel, stride, dilation and padding
+    activations: int = 4 << 30  # bytes
+    weights: int = 4 << 30  # bytes
+    operations: int = 1 << 42
 
 
 def validate(graph: g.Graph, constants: Constants, limits: Limits = Limits()) -> None:
@@ -68,6 +78,8 @@ class _Validator:
         graph, limits = self.graph, self.limits
         self.require(len(graph.tensors) <= limits.tensors, f"more than {limits.tensors} tensors")
         self.require(len(graph.nodes) <= limits.nodes, f"more than {limits.nodes} nodes")
+        operands = sum(len(node_inputs(n)) for n in graph.nodes)
+        self.require(operands <= limits.operands, f"nodes read more than {limits.operands} operands")
         self.require(len(self.tensors) == len(graph.tensors), "two tensors have the same name")
         self.require(len({n.name for n in graph.nodes}) == len(graph.nodes), "two nodes have the same name")
         self.require(len(graph.inputs) > 0 and len(graph.outputs) > 0, "it needs an input and an output")
@@ -95,6 +107,12 @@ class _Validator:
         self.where = "graph outputs"
         for name in graph.outputs:
             self.require(name in produced, f"'{name}' is never produced")
+        self.where = "graph"
+        needed = demand(graph, self.constants)
+        for field in fields(needed):
+            needs, limit = getattr(needed, field.name), getattr(limits, field.name)
+            unit = "" if field.name == "operations" else " bytes"
+            self.require(needs <= limit, f"{field.name}: {needs:,}{unit} are needed, the limit is {limit:,}")
 
     def tensor(self, t: g.Tensor) -> None:
         self.require(0 < len(t.shape) <= self.limits.rank, f"the rank must lie in 1..{self.limits.rank}")
