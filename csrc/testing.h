@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -56,6 +57,23 @@ struct Random {
     const bool extreme = in(0, 2) == 0;
     for (int8_t& v : w) v = static_cast<int8_t>(extreme ? (in(0, 1) ? 127 : -128) : in(-128, 127));
     return w;
+  }
+  // Makes `w` u8 weights less a zero point, as much of them as s8 holds; returns the rest, empty where there is none.
+  std::vector<int8_t> rests(std::vector<int8_t>& w) {
+    constexpr int kZeroPoints[] = {0, 128, 255};
+    const int zero_point = in(0, 1) ? in(0, 255) : kZeroPoints[in(0, 2)], kind = in(0, 3);
+    std::vector<int8_t> rest(w.size());
+    bool any = false;
+    for (size_t i = 0; i < w.size(); ++i) {
+      // All bytes, the extremes, or few of those: by chance, or in every other step.
+      const bool far = kind == 1 || (kind == 2 && in(0, 29) == 0) || (kind == 3 && i % 8 == 0);
+      const int byte = far ? in(0, 1) * 255 : kind == 0 ? in(0, 255) : std::clamp(zero_point + in(-60, 60), 0, 255);
+      w[i] = static_cast<int8_t>(std::clamp(byte - zero_point, -128, 127));
+      rest[i] = static_cast<int8_t>(byte - zero_point - w[i]);
+      any = any || rest[i];
+    }
+    if (!any) rest.clear();
+    return rest;
   }
 };
 

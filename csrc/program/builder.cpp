@@ -119,12 +119,14 @@ struct Builder::Impl {
                             const std::string& name) {
     const size_t k = static_cast<size_t>(s.kh) * s.kw * (s.ic / s.groups);
     require(w.weight.size() == k * static_cast<size_t>(s.oc), name, "the weight has the wrong size");
+    require(w.rest.empty() || w.rest.size() == w.weight.size(), name,
+            "the weight's rest has another size than the weight");
     require(w.bias.size() == static_cast<size_t>(s.oc) && w.multiplier.size() == w.bias.size(), name,
             "bias and multiplier need one value an output channel");
     require(std::all_of(w.multiplier.begin(), w.multiplier.end(), [](float m) { return std::isfinite(m) && m > 0; }),
             name, "multipliers must be finite and above zero");
     check_clamp(w.lo, w.hi, name);
-    return {s, w.weight, w.bias, w.multiplier, in.zero_point, w.lo, w.hi, out.zero_point};
+    return {s, w.weight, w.bias, w.multiplier, in.zero_point, w.lo, w.hi, out.zero_point, w.rest};
   }
 };
 
@@ -236,7 +238,7 @@ void Builder::add(const std::string& name, int a, int b, int out, float f1, floa
   Impl::require(x.shape == y.shape && z.shape == y.shape, name, "all three shapes must be the same");
   Impl::check_clamp(lo, hi, name);
   Impl::check_scale(f1, name);
-  Impl::check_scale(f2, name);
+  Impl::check_scale(std::fabs(f2), name);
   impl_->push(name, {a, b}, out,
               AddOp{{x.zero_point, z.zero_point, f1, f2, lo, hi, y.zero_point}, &add_kernel(impl_->sketch.isa)});
 }

@@ -65,6 +65,7 @@ struct WeightsDef {
   std::span<const int32_t> bias;
   std::span<const float> multiplier;
   int lo = 0, hi = 255;
+  std::span<const int8_t> rest{};  // empty, or as `weight`: a weight is the sum of both
 };
 
 class Builder {
@@ -90,6 +91,7 @@ class Builder {
   void max_pool2d(const std::string& name, int in, int out, const WindowDef&);
   void avg_pool2d(const std::string& name, int in, int out, const WindowDef&, bool count_include_pad,
                   std::span<const float> multipliers, int lo, int hi);
+  // f2 is negative for a difference.
   void add(const std::string& name, int a, int b, int out, float f1, float f2, int lo, int hi);
   // b has the shape of a and out, or is [n, 1, 1, c].
   void mul(const std::string& name, int a, int b, int out, float multiplier, int lo, int hi);

@@ -13,7 +13,7 @@ TEST(add_kernels_give_the_reference_bytes) {
     for (size_t i = 0; i < count; ++i) b.data()[i] = static_cast<uint8_t>(i % 256 ^ i / 256);
     if (round >= 200)
       for (size_t i = 0; i < count; ++i) a.data()[i] = static_cast<uint8_t>(i / 256);
-    const AddParams p{r.in(0, 255), r.in(0, 255),   r.real(0.01f, 3), r.real(0.01f, 3),
+    const AddParams p{r.in(0, 255), r.in(0, 255),   r.real(0.01f, 3), r.real(0.01f, 3) * (r.in(0, 1) ? 1 : -1),
                       r.in(0, 50),  r.in(200, 255), r.in(0, 255)};
     std::vector<uint8_t> expected;
     for (const AddKernel& kernel : add_kernels()) {

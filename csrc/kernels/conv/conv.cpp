@@ -17,18 +17,15 @@ size_t no_scratch(const ConvShape&) { return 0; }
 [[maybe_unused]] size_t amx_scratch(const ConvShape& s) {
   int steps = 0;
   for (const ConvSegment& segment : conv_segments(s, 4, 16)) steps += segment.steps;
-  return AmxScratch(s, steps).bytes;
+  return AmxScratch(s, 2 * steps).bytes;  // all may be read again
 }
 
 [[maybe_unused]] int tiles(const ConvShape& s) { return s.batch * WinogradGrid(s).tiles(); }
 
 // Of several that fit, the last one is the best guess.
 constexpr ConvKernel kKernels[] = {
-#define INT8D_CONV(name, isa, panel, split) \
-  {#name, Isa::isa,                         \
-   panel, [](const ConvDef& def) { return split ? conv_pack_split(def, panel) : conv_pack(def, panel, false); },       \
-   name,  accepts,                          \
-   rows,  no_scratch},
+#define INT8D_CONV(name, isa, panel, pack) \
+  {#name, Isa::isa, panel, [](const ConvDef& def) { return pack(def, panel); }, name, accepts, rows, no_scratch},
 #define INT8D_CONV_WORDS(name, isa, panel)             \
   {#name, Isa::isa, panel, [](const ConvDef& def) { return conv_pack_words(def, panel); }, \
    name,  accepts,  rows,  [](const ConvShape& s) { return ConvWords(s).bytes(s); }},

@@ -226,7 +226,7 @@ struct Runner {
       with(kTwo, std::false_type(), whole, last);
   }
 
-  // Input bytes that a run uses at most: all segments are alike.
+  // Input bytes that a run uses at most: all segments are alike, or parts of them in whole runs.
   int run_bytes() const { return std::min((p.segments[0].bytes + 3) / 4 * 4, amx::kRowBytes); }
 
   // Rows first_row .. first_row + rows - 1 of map n.
@@ -261,8 +261,7 @@ void conv_u8s8_32x32_amx(const ConvCall& call) {
   ptrdiff_t* const offsets = reinterpret_cast<ptrdiff_t*>(call.scratch + scratch.offsets);
   ptrdiff_t* offset = offsets;
   for (const ConvSegment& segment : p.segments)
-    for (int step = 0; step < segment.steps; step += kRows)
-      *offset++ = segment.ky * s.dh * call.in.row + segment.kx * s.dw * call.in.pixel + 4 * step;
+    for (int step = 0; step < segment.steps; step += kRows) *offset++ = segment.offset(s, call.in) + 4 * step;
   Runner r{call, p, s, epilogue, offsets, reinterpret_cast<int32_t*>(call.scratch), call.scratch + scratch.nowhere};
   for (int row = call.row_begin, rows; row < call.row_end; row += rows) {
     r.n = row / s.oh;

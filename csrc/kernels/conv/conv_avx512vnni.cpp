@@ -160,7 +160,6 @@ struct Runner {
   const ConvCall& call;
   const ConvPacked& p;
   const ConvShape& s;
-  std::array<ptrdiff_t, 256> offsets;
   Tile t;
 
   void panel(int index) {
@@ -208,13 +207,13 @@ void conv_u8s8_14x32_avx512vnni(const ConvCall& call) {
   const ConvPacked& p = *call.packed;
   const ConvShape& s = p.shape;
   const Epilogue epilogue(p.output(call), p.narrow);
-  Runner r{call, p, s, {}, {}};
-  for (size_t i = 0; i < p.segments.size(); ++i)
-    r.offsets[i] = p.segments[i].ky * s.dh * call.in.row + p.segments[i].kx * s.dw * call.in.pixel;
+  Runner r{call, p, s, {}};
+  std::array<ptrdiff_t, kMostSegments> offsets;
+  for (size_t i = 0; i < p.segments.size(); ++i) offsets[i] = p.segments[i].offset(s, call.in);
   r.t.in_stride = s.sw * call.in.pixel;
   r.t.out_stride = call.out.pixel;
   r.t.res_stride = call.residual.pixel;
-  r.t.offsets = r.offsets.data();
+  r.t.offsets = offsets.data();
   r.t.packed = &p;
   r.t.epilogue = &epilogue;
   const bool fetches = !call.ahead.empty();

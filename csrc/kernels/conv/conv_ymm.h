@@ -204,7 +204,7 @@ void run_direct(const ConvCall& call) {
   if (call.add) sum.emplace(output, *call.add);
   const Epilogue epilogue{output, avx2::Finish(output), sum ? &*sum : nullptr,
                           p.narrow && (!call.add || is_narrow(*call.add))};
-  std::array<ptrdiff_t, 256> offsets;
+  std::array<ptrdiff_t, kMostSegments> offsets;
   Tile t;
   t.offsets = offsets.data();
   t.packed = &p;
@@ -214,8 +214,7 @@ void run_direct(const ConvCall& call) {
   for (int begin = call.row_begin, end; begin < call.row_end; begin = end) {
     end = std::min({begin + band, call.row_end, (begin / s.oh + 1) * s.oh});
     const View in = Dot::kWords ? widen(call, s, begin, end) : call.in;
-    for (size_t i = 0; i < p.segments.size(); ++i)
-      offsets[i] = p.segments[i].ky * s.dh * in.row + p.segments[i].kx * s.dw * in.pixel;
+    for (size_t i = 0; i < p.segments.size(); ++i) offsets[i] = p.segments[i].offset(s, in);
     run_band<Dot>(call, t, in, begin, end);
   }
 }

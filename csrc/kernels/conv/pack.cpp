@@ -30,31 +30,13 @@ std::vector<ConvSegment> conv_segments(const ConvShape& s, int step, int run) {
   return segments;
 }
 
-namespace {
-
-// Splits the step's saturating pairs into w1 (in place) + w2; true where there was one.
-bool split_step(int8_t* step, int8_t* rest, int panel) {
-  bool split = false;
-  for (int i = 0; i < panel * 4; i += 2) {
-    const int sum = step[i] + step[i + 1];
-    if (sum <= 128 && sum >= -128) continue;
-    split = true;
-    for (int j = i; j < i + 2; ++j) {
-      const int8_t half = static_cast<int8_t>(step[j] / 2);
-      rest[j] = static_cast<int8_t>(step[j] - half);
-      step[j] = half;
-    }
-  }
-  return split;
-}
-
-}  // namespace
-
 bool is_narrow(const ConvDef& def) {
   const size_t k = def.weight.size() / static_cast<size_t>(def.shape.oc);
   for (size_t c = 0; c < static_cast<size_t>(def.shape.oc); ++c) {
     int64_t bound = 0;
     for (size_t i = 0; i < k; ++i) bound += std::abs(def.weight[c * k + i]);
+    if (!def.rest.empty())
+      for (size_t i = 0; i < k; ++i) bound += std::abs(def.rest[c * k + i]);
     // A value without its zero point lies in -255..255.
     if ((255 * static_cast<double>(bound) + std::abs(static_cast<double>(def.bias[c]))) * def.multiplier[c] >= 0x1p30)
       return false;
@@ -62,14 +44,89 @@ bool is_narrow(const ConvDef& def) {
   return true;
 }
 
+int32_t folded_bias(const ConvDef& def, int channel) {
+  const size_t k = def.weight.size() / static_cast<size_t>(def.shape.oc), first = static_cast<size_t>(channel) * k;
+  uint32_t sum = 0;
+  auto add = [&](std::span<const int8_t> weights) {
+    for (size_t i = 0; i < k; ++i) sum += static_cast<uint32_t>(static_cast<int32_t>(weights[first + i]));
+  };
+  add(def.weight);
+  if (!def.rest.empty()) add(def.rest);
+  return static_cast<int32_t>(static_cast<uint32_t>(def.bias[static_cast<size_t>(channel)]) -
+                              static_cast<uint32_t>(def.in_zp) * sum);
+}
+
 namespace {
 
-// All but the splitting: weights in steps of 4 / sizeof(T) to `weight`.
-template <typename T>
-ConvPackedPtr pack(const ConvDef& def, int panel, Aligned<T> ConvPacked::* weight, int run = 1) {
+// The parts of the window's segments that hold a rest, in whole runs of `run` steps.
+std::vector<ConvSegment> parts_with_rest(const ConvDef& def, const std::vector<ConvSegment>& segments, int run) {
   const ConvShape& s = def.shape;
-  const int icg = s.ic / s.groups, ocg = s.oc / s.groups, taps = s.kh * s.kw;
-  assert(def.weight.size() == static_cast<size_t>(s.oc) * taps * icg);
+  const int icg = s.ic / s.groups;
+  const size_t k = def.rest.size() / static_cast<size_t>(s.oc);
+  std::vector<ConvSegment> parts, spans;  // every run of them; or one a segment, from its first to its last
+  for (const ConvSegment& segment : segments) {
+    std::vector<bool> held(static_cast<size_t>(segment.steps / run));
+    for (size_t oc = 0; oc < static_cast<size_t>(s.oc); ++oc) {
+      const int8_t* rest = def.rest.data() + oc * k + static_cast<size_t>(segment.ky * s.kw + segment.kx) * icg;
+      for (int i = 0; i < segment.bytes; ++i)
+        if (rest[i]) held[static_cast<size_t>(i / (4 * run))] = true;
+    }
+    auto part = [&](int begin, int end) {
+      const int first = begin * run, steps = (end - begin) * run;
+      return ConvSegment{segment.ky, segment.kx, std::min(segment.bytes - 4 * first, 4 * steps), steps, first};
+    };
+    int least = -1, most = -1;
+    for (int i = 0, end; i < static_cast<int>(held.size()); i = end) {
+      for (end = i + 1; end < static_cast<int>(held.size()) && held[end] == held[i];) ++end;
+      if (!held[i]) continue;
+      parts.push_back(part(i, end));
+      if (least < 0) least = i;
+      most = end;
+    }
+    if (most > 0) spans.push_back(part(least, most));
+  }
+  return parts.size() <= kMostSegments / 2 ? parts : spans;
+}
+
+// Lays weights [oc][k] out for segments first .. last - 1 of a packed convolution, `to` being its first panel's first
+// step: put(element of `to`, weight).
+template <typename T, typename Put>
+void lay_out(const ConvPacked& p, std::span<const int8_t> weights, size_t first, size_t last, T* to, Put put) {
+  const ConvShape& s = p.shape;
+  constexpr int kStep = 4 / static_cast<int>(sizeof(T));
+  const int icg = s.ic / s.groups, ocg = p.channels_of_group(), panel = p.panel;
+  const size_t k = weights.size() / static_cast<size_t>(s.oc),
+               panel_size = static_cast<size_t>(p.steps) * panel * kStep;
+  int before = 0;
+  for (size_t i = 0; i < first; ++i) before += p.segments[i].steps;
+  for (int oc = 0; oc < s.oc; ++oc) {
+    const int at = oc / ocg * p.panels_of_group() + oc % ocg / panel, lane = oc % ocg % panel;
+    T* out = to + at * panel_size + (static_cast<size_t>(before) * panel + lane) * kStep;
+    for (size_t i = first; i < last; ++i) {
+      const ConvSegment& segment = p.segments[i];
+      // A row of taps is contiguous here, too.
+      const int8_t* from =
+          weights.data() + static_cast<size_t>(oc) * k + (segment.ky * s.kw + segment.kx) * icg + segment.first * kStep;
+      const int whole = segment.bytes / kStep;  // steps
+      auto step = [&](int count) {              // a step at a time: a fixed count becomes one load and one store
+        for (int j = 0; j < count; ++j) put(out[j], from[j]);
+      };
+      for (int j = 0; j < whole; ++j, out += panel * kStep, from += kStep) step(kStep);
+      step(segment.bytes % kStep);
+      out += static_cast<size_t>(segment.steps - whole) * panel * kStep;
+    }
+  }
+}
+
+constexpr auto kSet = [](auto& to, int8_t weight) { to = weight; };
+constexpr auto kAdd = [](int16_t& to, int8_t weight) { to = static_cast<int16_t>(to + weight); };
+
+// All but the rests: weights in steps of 4 / sizeof(T) to `weight`, and the segments that it is read in.
+template <typename T>
+ConvPackedPtr pack(const ConvDef& def, int panel, Aligned<T> ConvPacked::* weight, int run = 1, bool again = false) {
+  const ConvShape& s = def.shape;
+  assert(def.weight.size() == static_cast<size_t>(s.oc) * s.kh * s.kw * (s.ic / s.groups));
+  assert(def.rest.empty() || def.rest.size() == def.weight.size());
   constexpr int kStep = 4 / static_cast<int>(sizeof(T));
   auto packed = ConvPackedPtr(new ConvPacked);
   ConvPacked& p = *packed;
@@ -80,69 +137,92 @@ ConvPackedPtr pack(const ConvDef& def, int panel, Aligned<T> ConvPacked::* weigh
   p.narrow = is_narrow(def);
   p.panel = panel;
   p.segments = conv_segments(s, kStep, run);
+  const size_t window = p.segments.size();
+  if (again && !def.rest.empty()) {
+    const std::vector<ConvSegment> parts = parts_with_rest(def, p.segments, run);
+    p.segments.insert(p.segments.end(), parts.begin(), parts.end());
+  }
   for (const ConvSegment& segment : p.segments) p.steps += segment.steps;
   const int panels = s.groups * p.panels_of_group();
-  const size_t panel_size = static_cast<size_t>(p.steps) * panel * kStep;
-  p.*weight = Aligned<T>(panels * panel_size);
+  p.*weight = Aligned<T>(static_cast<size_t>(panels) * p.steps * panel * kStep);
   p.bias = Aligned<int32_t>(static_cast<size_t>(panels) * panel);
   p.multiplier = Aligned<float>(static_cast<size_t>(panels) * panel);
-
-  for (int g = 0; g < s.groups; ++g)
-    for (int c = 0; c < ocg; ++c) {
-      const int oc = g * ocg + c, at = g * p.panels_of_group() + c / panel, lane = c % panel;
-      const int8_t* w = def.weight.data() + static_cast<size_t>(oc) * taps * icg;
-      T* out = (p.*weight).data() + at * panel_size + lane * kStep;
-      for (const ConvSegment& segment : p.segments) {
-        const int8_t* from = w + (segment.ky * s.kw + segment.kx) * icg;  // a row of taps is contiguous here, too
-        const int whole = segment.bytes / kStep;                          // steps
-        auto copy = [&](int count) {  // a step at a time: a fixed count becomes one load and one store
-          for (int i = 0; i < count; ++i) out[i] = from[i];
-        };
-        for (int i = 0; i < whole; ++i, out += panel * kStep, from += kStep) copy(kStep);
-        copy(segment.bytes % kStep);
-        out += static_cast<size_t>(segment.steps - whole) * panel * kStep;
-      }
-      uint32_t sum = 0;  // modulo 2^32, as the accumulator
-      for (int i = 0; i < taps * icg; ++i) sum += static_cast<uint32_t>(static_cast<int32_t>(w[i]));
-      p.bias[at * panel + lane] =
-          static_cast<int32_t>(static_cast<uint32_t>(def.bias[oc]) - static_cast<uint32_t>(def.in_zp) * sum);
-      p.multiplier[at * panel + lane] = def.multiplier[oc];
-    }
+  lay_out(p, def.weight, 0, window, (p.*weight).data(), kSet);
+  if (p.segments.size() > window) lay_out(p, def.rest, window, p.segments.size(), (p.*weight).data(), kSet);
+  const int ocg = p.channels_of_group();
+  for (int oc = 0; oc < s.oc; ++oc) {
+    const int at = (oc / ocg * p.panels_of_group() + oc % ocg / panel) * panel + oc % ocg % panel;
+    p.bias[at] = folded_bias(def, oc);
+    p.multiplier[at] = def.multiplier[oc];
+  }
   return packed;
+}
+
+// Takes as much of two weights as a step may hold. With `saturating`, no more than 128 of one sign.
+void take(int16_t* left, int8_t* step, bool saturating) {
+  int part[2];
+  for (int i = 0; i < 2; ++i) part[i] = std::clamp<int>(left[i], -128, 127);
+  if (saturating && std::abs(part[0] + part[1]) > 128) {
+    const int a = std::abs(part[0]), b = std::abs(part[1]), sign = part[0] < 0 ? -1 : 1;
+    const int first = std::min(a, std::max(64, 128 - b));
+    part[0] = sign * first;
+    part[1] = sign * std::min(b, 128 - first);
+  }
+  for (int i = 0; i < 2; ++i) {
+    step[i] = static_cast<int8_t>(part[i]);
+    left[i] = static_cast<int16_t>(left[i] - part[i]);
+  }
 }
 
 }  // namespace
 
-ConvPackedPtr conv_pack_words(const ConvDef& def, int panel) { return pack(def, panel, &ConvPacked::weight16); }
+ConvPackedPtr conv_pack(const ConvDef& def, int panel) { return pack(def, panel, &ConvPacked::weight, 1, true); }
 
-ConvPackedPtr conv_pack_tiles(const ConvDef& def) { return pack(def, 16, &ConvPacked::weight, 16); }
+ConvPackedPtr conv_pack_tiles(const ConvDef& def) { return pack(def, 16, &ConvPacked::weight, 16, true); }
+
+ConvPackedPtr conv_pack_words(const ConvDef& def, int panel) {
+  ConvPackedPtr packed = pack(def, panel, &ConvPacked::weight16);
+  if (!def.rest.empty()) lay_out(*packed, def.rest, 0, packed->segments.size(), packed->weight16.data(), kAdd);
+  return packed;
+}
 
 ConvPackedPtr conv_pack_split(const ConvDef& def, int panel) {
-  ConvPackedPtr packed = conv_pack(def, panel, true);
+  ConvPackedPtr packed = conv_pack_extras(def, panel, true);
   const size_t steps = packed->weight.size() / (static_cast<size_t>(panel) * 4);
   return packed->extras.size() * 4 > steps ? nullptr : std::move(packed);
 }
 
-ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating) {
+ConvPackedPtr conv_pack_extras(const ConvDef& def, int panel, bool saturating) {
   ConvPackedPtr packed = pack(def, panel, &ConvPacked::weight);
-  if (!split_saturating) return packed;
   ConvPacked& p = *packed;
-  const int panels = def.shape.groups * p.panels_of_group();
-  std::vector<int8_t> rests, rest(static_cast<size_t>(panel) * 4);
-  p.extra_begin.push_back(0);
+  const size_t panels = static_cast<size_t>(def.shape.groups) * p.panels_of_group(),
+               size = static_cast<size_t>(panel) * 4;
+  p.extra_begin.assign(panels + 1, 0);
+  if (!saturating && def.rest.empty()) return packed;
+  Aligned<int8_t> rest(def.rest.empty() ? 0 : p.weight.size());
+  if (rest.size()) lay_out(p, def.rest, 0, p.segments.size(), rest.data(), kSet);
+  std::vector<int8_t> extra_weight;
+  std::vector<int16_t> left(size);  // of a step's weights
   int8_t* step = p.weight.data();
-  for (int at = 0; at < panels; ++at) {
+  const int8_t* more = rest.data();
+  for (size_t at = 0; at < panels; ++at) {
     for (int i = 0; i < static_cast<int>(p.segments.size()); ++i)
-      for (int k = 0; k < p.segments[i].steps; ++k, step += panel * 4) {
-        std::fill(rest.begin(), rest.end(), int8_t{0});
-        if (!split_step(step, rest.data(), panel)) continue;
-        p.extras.push_back({i, k});
-        rests.insert(rests.end(), rest.begin(), rest.end());
+      for (int k = 0; k < p.segments[i].steps; ++k, step += size) {
+        for (size_t j = 0; j < size; ++j) left[j] = step[j];
+        if (rest.size())
+          for (size_t j = 0; j < size; ++j) left[j] = static_cast<int16_t>(left[j] + *more++);
+        for (size_t j = 0; j < size; j += 2) take(&left[j], step + j, saturating);
+        while (std::any_of(left.begin(), left.end(), [](int16_t w) { return w != 0; })) {
+          p.extras.push_back({i, k});
+          extra_weight.resize(extra_weight.size() + size);
+          for (size_t j = 0; j < size; j += 2)
+            take(&left[j], &extra_weight[extra_weight.size() - size + j], saturating);
+        }
       }
-    p.extra_begin.push_back(static_cast<int>(p.extras.size()));
+    p.extra_begin[at + 1] = static_cast<int>(p.extras.size());
   }
-  p.extra_weight = Aligned<int8_t>(rests.size());
-  std::copy(rests.begin(), rests.end(), p.extra_weight.data());
+  p.extra_weight = Aligned<int8_t>(extra_weight.size());
+  std::copy(extra_weight.begin(), extra_weight.end(), p.extra_weight.data());
   return packed;
 }
 

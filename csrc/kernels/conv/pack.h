@@ -11,13 +11,22 @@ namespace int8d {
 
 // A run of input bytes that lie side by side in memory: one tap's channels, or, where dilation and groups allow it,
 // a whole row of taps. It is read in steps of 4 bytes, or, for AMX, in runs of 16 steps; missing weights are zero.
+// Behind the segments of the window come those parts of them that are read again, for weights that 8 bits don't hold.
 struct ConvSegment {
-  int ky, kx;  // its first tap
-  int bytes;   // kw * ic, or ic / groups
-  int steps;   // ceil(bytes / 4), or of words, ceil(bytes / 2); in whole runs
-};
+  int ky, kx;     // its first tap
+  int bytes;      // kw * ic, or ic / groups; of a part, fewer
+  int steps;      // ceil(bytes / 4), or of words, ceil(bytes / 2); in whole runs
+  int first = 0;  // the step of the window's segment with which a part begins
 
-// A step that is taken a second time with the rest of its weights (AVX2 only, see split_saturating).
+  // Where it begins, from the window's first byte.
+  ptrdiff_t offset(const ConvShape& s, const View& in) const {
+    return ky * s.dh * in.row + kx * s.dw * in.pixel + 4 * ptrdiff_t{first};
+  }
+};
+// A window has 256 segments at most where kernels keep their offsets on the stack; as many parts are read again.
+constexpr int kMostSegments = 512;
+
+// A step that a panel takes once more, with what its weights in `weight` leave: see conv_pack_extras.
 struct ConvExtra {
   int segment, step;
 };
@@ -52,16 +61,21 @@ struct ConvPacked {
 
 // Whether |acc * multiplier| < 2^30 for every channel, from weights [oc][k] and u8 inputs.
 bool is_narrow(const ConvDef& def);
+// bias - in_zp * sum(w) of an output channel, modulo 2^32.
+int32_t folded_bias(const ConvDef& def, int channel);
 
 // The segments of a convolution, read in steps of `step` values, padded to a multiple of `run` steps.
 std::vector<ConvSegment> conv_segments(const ConvShape& s, int step, int run);
 
-// Packs for panels of `panel` channels. With split_saturating, no two weights that vpmaddubsw adds can saturate:
-// where a same-sign pair exceeds 128 in sum, the step keeps w1 and an extra step holds w2 (w = w1 + w2).
-ConvPackedPtr conv_pack(const ConvDef& def, int panel, bool split_saturating);
-// The latter; null where so many steps would be taken twice that words are faster.
+// Packs for panels of `panel` channels. Where weights of some panel have a rest, all panels read those steps again.
+ConvPackedPtr conv_pack(const ConvDef& def, int panel);
+// Packs for panels of `panel` channels, each with extra steps of its own for what its steps can't hold: rests, and,
+// with `saturating`, pairs of weights that vpmaddubsw adds and whose sum, of one sign, exceeds 128.
+ConvPackedPtr conv_pack_extras(const ConvDef& def, int panel, bool saturating);
+// The latter, saturating; null where so many steps would be taken again that words are faster.
 ConvPackedPtr conv_pack_split(const ConvDef& def, int panel);
-// Packs for inputs widened to words, of which a step reads 2: pairs of products of words can't saturate.
+// Packs for inputs widened to words, of which a step reads 2: words hold any weight, and pairs of their products can't
+// saturate.
 ConvPackedPtr conv_pack_words(const ConvDef& def, int panel);
 // Packs for panels of 16 channels and runs of 16 steps: AMX's tiles of weights.
 ConvPackedPtr conv_pack_tiles(const ConvDef& def);
@@ -90,7 +104,7 @@ struct AmxScratch {
         bytes(offsets + static_cast<size_t>(steps) / 16 * sizeof(ptrdiff_t)) {}
 };
 
-#define INT8D_CONV(name, isa, panel, split) void name(const ConvCall&);
+#define INT8D_CONV(name, isa, panel, pack) void name(const ConvCall&);
 #define INT8D_CONV_WORDS(name, isa, panel) void name(const ConvCall&);
 #define INT8D_WINOGRAD(name, isa, panel, rows, expand) void name(const ConvCall&);
 #define INT8D_CONV_AMX(name) void name(const ConvCall&);

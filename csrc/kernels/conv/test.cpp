@@ -28,6 +28,9 @@ ConvShape random_shape(Random& r, bool depthwise) {
     if (r.in(0, 7) == 0)  // few tiles, large weights
       s.batch = 1, s.ic = 64 * r.in(5, 7), s.oc = r.in(60, 90), s.oh = side(12), s.ow = side(12);
     s.pad_top = r.in(0, 1), s.pad_left = r.in(0, 1);
+  } else if (r.in(0, 19) == 0) {  // so many steps that their rests may be read in spans
+    s = ConvShape{};
+    s.ic = r.in(2080, 2200), s.oc = r.in(1, 20), s.oh = r.in(1, 3), s.ow = r.in(1, 20);
   }
   if (depthwise) s.groups = s.oc = s.ic = r.in(1, 150);
   s.ih = std::max(1, (s.oh - 1) * s.sh + (s.kh - 1) * s.dh + 1 - s.pad_top);
@@ -38,7 +41,7 @@ ConvShape random_shape(Random& r, bool depthwise) {
 }  // namespace
 
 TEST(conv_kernels_give_the_reference_bytes) {
-  std::map<std::string, int> rounds;  // by kernel
+  std::map<std::string, int> rounds, with_rest;  // by kernel
   Random r(1);
   for (int round = 0; round < 300; ++round) {
     const ConvShape s = random_shape(r, false);
@@ -46,6 +49,7 @@ TEST(conv_kernels_give_the_reference_bytes) {
     // So many that Winograd couldn't prove its sums; and at times so small that few pairs saturate.
     if (s.ic > 255 || r.in(0, 2) == 0)
       for (int8_t& v : w) v /= r.in(0, 20) ? 3 : 1;
+    const std::vector<int8_t> rest = r.in(0, 2) == 0 ? r.rests(w) : std::vector<int8_t>();
     std::vector<int32_t> bias(s.oc);
     std::vector<float> multiplier(s.oc);
     for (int32_t& b : bias) b = r.in(-100000, 100000);
@@ -54,7 +58,7 @@ TEST(conv_kernels_give_the_reference_bytes) {
     Guarded table(256);
     r.fill(table.data(), 256);
     const int lo = r.in(0, 100), hi = r.in(lo, 255);
-    const ConvDef def{s, w, bias, multiplier, r.in(0, 255), lo, hi, r.in(0, 255)};
+    const ConvDef def{s, w, bias, multiplier, r.in(0, 255), lo, hi, r.in(0, 255), rest};
     // The map with its halo: its last byte kOverread before a page that can't be read, or its first behind one.
     const int rows = (s.oh - 1) * s.sh + (s.kh - 1) * s.dh + 1, columns = (s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1;
     const size_t in_bytes = static_cast<size_t>(s.batch) * rows * columns * s.ic;
@@ -69,7 +73,7 @@ TEST(conv_kernels_give_the_reference_bytes) {
     std::vector<uint8_t> expected;
     Guarded residual(residual_count, r.flush());
     r.fill(residual.data(), residual_count);
-    const AddParams add{def.out_zp, r.in(0, 255), r.real(0.1f, 2), r.real(0.1f, 2), r.in(0, 20), r.in(200, 255), 77};
+    const AddParams add{def.out_zp, r.in(0, 255), r.real(0.1f, 2), r.real(-2, 2), r.in(0, 20), r.in(200, 255), 77};
     const bool summed = r.in(0, 1), looked_up = r.in(0, 2) == 0;
     auto view = [&](uint8_t* data, int halo) {
       const ptrdiff_t row = static_cast<ptrdiff_t>(s.ow + halo) * s.oc;
@@ -101,10 +105,15 @@ TEST(conv_kernels_give_the_reference_bytes) {
       if (kernel.isa == Isa::ref) expected.assign(output.data(), output.data() + count);
       CHECK(std::memcmp(expected.data(), output.data(), count) == 0, "%s, round %d", kernel.name, round);
       ++rounds[kernel.name];
+      with_rest[kernel.name] += !rest.empty();
     }
   }
-  for (const ConvKernel& kernel : conv_kernels())
+  for (const ConvKernel& kernel : conv_kernels()) {
+    const bool winograd = std::string(kernel.name).find("winograd") != std::string::npos;
     CHECK(!isa_supported(kernel.isa) || rounds[kernel.name] >= 10, "%s: %d rounds", kernel.name, rounds[kernel.name]);
+    CHECK(!isa_supported(kernel.isa) || winograd == (with_rest[kernel.name] == 0), "%s: %d rounds with a rest",
+          kernel.name, with_rest[kernel.name]);
+  }
 }
 
 }  // namespace int8d::testing

@@ -53,7 +53,7 @@ WinogradScratch::WinogradScratch(const ConvShape& s, const WinogradForm& form) {
 }
 
 ConvPackedPtr winograd_pack(const ConvDef& def, const WinogradForm& form) {
-  if (!proven(def)) return nullptr;
+  if (!def.rest.empty() || !proven(def)) return nullptr;
   const ConvShape& s = def.shape;
   auto packed = ConvPackedPtr(new ConvPacked);
   ConvPacked& p = *packed;

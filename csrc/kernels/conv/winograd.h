@@ -25,7 +25,7 @@ constexpr int kPlanes = 36;  // a 6x6 tile of transformed values, value by value
 // 3x3, stride 1, channels in whole vectors, maps that end in no tile of 1.
 bool winograd_accepts(const ConvShape& s);
 
-// Null where the bound on |Y| can't be proven.
+// Null where the bound on |Y| can't be proven, and where weights don't fit s8: neither would U then fit int16.
 ConvPackedPtr winograd_pack(const ConvDef& def, const WinogradForm& form);
 
 // Whether the weights stay s8, and U is computed as it is used, a third of its planes at a time: where there are so few

@@ -20,7 +20,7 @@ struct DepthwiseCall {
 struct DepthwiseKernel {
   const char* name;
   Isa isa;
-  DepthwisePackedPtr (*pack)(const ConvDef&);
+  DepthwisePackedPtr (*pack)(const ConvDef&);  // null where the kernel can't hold these weights
   void (*run)(const DepthwiseCall&);
   bool (*accepts)(const ConvShape&);
 };

@@ -53,7 +53,7 @@ void run_row(const DepthwiseCall& call, int row, int block, const ptrdiff_t* off
 
 void depthwise_u8s8_64_avx512vnni(const DepthwiseCall& call) {
   const DepthwisePacked& p = *call.packed;
-  std::array<ptrdiff_t, 256> offsets;
+  std::array<ptrdiff_t, kMostTaps> offsets;
   for (int tap = 0; tap < p.groups * 4; ++tap) offsets[tap] = p.tap_offset(tap, call.in);
   const auto run = p.groups == 3 ? run_row<3> : p.groups == 7 ? run_row<7> : run_row<0>;
   for (int row = call.row_begin; row < call.row_end; ++row)

@@ -45,7 +45,7 @@ void run_row(const DepthwiseCall& call, int row, int block, const ptrdiff_t* off
 template <typename Taps>
 void run_depthwise(const DepthwiseCall& call) {
   const DepthwisePacked& p = *call.packed;
-  std::array<ptrdiff_t, 256> offsets;
+  std::array<ptrdiff_t, kMostTaps> offsets;
   for (int tap = 0; tap < p.groups * Taps::kTaps; ++tap) offsets[static_cast<size_t>(tap)] = p.tap_offset(tap, call.in);
   std::optional<avx2::Lookup> lookup;
   if (call.table) lookup.emplace(call.table);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <numeric>
 
 namespace int8d {
 namespace {
@@ -21,39 +22,39 @@ DepthwisePackedPtr described(const ConvDef& def, int block) {
   return packed;
 }
 
-// bias - in_zp * sum(w) of a channel, modulo 2^32.
-int32_t folded_bias(const ConvDef& def, int channel) {
-  const size_t window = static_cast<size_t>(def.shape.kh) * def.shape.kw;
-  int32_t sum = 0;
-  for (size_t tap = 0; tap < window; ++tap) sum += def.weight[static_cast<size_t>(channel) * window + tap];
-  return static_cast<int32_t>(static_cast<uint32_t>(def.bias[channel]) -
-                              static_cast<uint32_t>(def.in_zp) * static_cast<uint32_t>(sum));
-}
-
 }  // namespace
 
 DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps) {
   const ConvShape& s = def.shape;
-  const int window = s.kh * s.kw;
+  const size_t window = static_cast<size_t>(s.kh) * s.kw;
   auto packed = described(def, block);
   DepthwisePacked& p = *packed;
+  const bool bytes = taps == 4;
   p.taps = taps;
-  p.groups = (window + taps - 1) / taps;
-  const size_t slots = static_cast<size_t>(p.blocks()) * block;
-  if (taps == 2)
-    p.weight16 = Aligned<int16_t>(slots * p.groups * 2);
+  p.order.resize(window);
+  std::iota(p.order.begin(), p.order.end(), 0);
+  if (bytes && !def.rest.empty())
+    for (size_t tap = 0; tap < window; ++tap)
+      for (size_t at = tap; at < def.rest.size(); at += window)
+        if (def.rest[at]) {
+          p.order.push_back(static_cast<int>(tap));
+          break;
+        }
+  p.groups = (static_cast<int>(p.order.size()) + taps - 1) / taps;
+  const size_t weights = static_cast<size_t>(p.blocks()) * block * p.groups * taps;
+  if (bytes)
+    p.weight8 = Aligned<int8_t>(weights);
   else
-    p.weight8 = Aligned<int8_t>(slots * p.groups * taps);
+    p.weight16 = Aligned<int16_t>(weights);
   for (int c = 0; c < s.oc; ++c) {
     const int base = c / block * block, slot = block == 1 ? 0 : block_slot(c % block, block);
-    for (int tap = 0; tap < window; ++tap) {
-      const int8_t w = def.weight[static_cast<size_t>(c) * window + tap];
-      const size_t at =
-          (static_cast<size_t>(base) * p.groups + static_cast<size_t>(tap / taps) * block + slot) * taps + tap % taps;
-      if (taps == 2)
-        p.weight16[at] = w;
+    for (size_t i = 0; i < p.order.size(); ++i) {
+      const size_t from = static_cast<size_t>(c) * window + static_cast<size_t>(p.order[i]), group = i / taps;
+      const size_t at = (static_cast<size_t>(base) * p.groups + group * block + slot) * taps + i % taps;
+      if (bytes)
+        p.weight8[at] = i < window ? def.weight[from] : def.rest[from];
       else
-        p.weight8[at] = w;
+        p.weight16[at] = static_cast<int16_t>(def.weight[from] + (def.rest.empty() ? 0 : def.rest[from]));
     }
     p.bias[base + slot] = folded_bias(def, c);
     p.multiplier[base + slot] = def.multiplier[c];
@@ -62,6 +63,7 @@ DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps) {
 }
 
 DepthwisePackedPtr depthwise_pack_columns(const ConvDef& def) {
+  if (!def.rest.empty()) return nullptr;
   const ConvShape& s = def.shape;
   const int k = s.kh, vectors = column_vectors(k);
   auto packed = described(def, 64);

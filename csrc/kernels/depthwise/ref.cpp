@@ -17,7 +17,7 @@ void depthwise_u8s8_ref(const DepthwiseCall& call) {
         uint32_t acc = static_cast<uint32_t>(p.bias[c]);
         for (int tap = 0; tap < window; ++tap)
           acc += static_cast<uint32_t>(in[p.tap_offset(tap, call.in) + c] *
-                                       p.weight8[static_cast<size_t>(c) * window + tap]);
+                                       p.weight16[static_cast<size_t>(c) * window + tap]);
         out[c] = finish(static_cast<int32_t>(acc), p.multiplier[c], 0, output);
       }
     }

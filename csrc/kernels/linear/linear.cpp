@@ -6,8 +6,7 @@ namespace int8d {
 namespace {
 
 constexpr LinearKernel kKernels[] = {
-#define INT8D_LINEAR(name, isa, panel, split) \
-  {#name, Isa::isa, panel, [](const ConvDef& def) { return conv_pack(def, panel, split); }, name},
+#define INT8D_LINEAR(name, isa, panel, pack) {#name, Isa::isa, panel, [](const ConvDef& def) { return pack; }, name},
 #include "kernels.inc"
 #undef INT8D_LINEAR
 };

@@ -6,7 +6,6 @@ namespace int8d {
 namespace {
 
 struct Dot {
-  static constexpr bool kSplit = true;
   static __m256i dot(__m256i acc, __m256i x, __m256i w) { return avx2::dot4(acc, x, w); }
 };
 

@@ -26,19 +26,26 @@ void run_tile(const LinearCall& call, int m, int panel) {
     for (int i = 0; i < M; ++i)
       for (int v = 0; v < kVectors; ++v)
         acc[c][i][v] = c ? _mm512_setzero_si512() : _mm512_load_si512(p.bias.data() + panel * 64 + 16 * v);
-  int step = 0;
-  auto one = [&](int chain) {
+  auto one = [&](int chain, const uint8_t* from, const int8_t* weight) {
     for (int i = 0; i < M; ++i) {
-      const __m512i x = avx512::broadcast4(in + static_cast<size_t>(i) * k);
+      const __m512i x = avx512::broadcast4(from + static_cast<size_t>(i) * k);
       for (int v = 0; v < kVectors; ++v)
-        acc[chain][i][v] = _mm512_dpbusd_epi32(acc[chain][i][v], x, _mm512_load_si512(w + 64 * v));
+        acc[chain][i][v] = _mm512_dpbusd_epi32(acc[chain][i][v], x, _mm512_load_si512(weight + 64 * v));
     }
-    in += 4;
+  };
+  int step = 0;
+  const uint8_t* x = in;
+  auto next = [&](int chain) {
+    one(chain, x, w);
+    x += 4;
     w += 256;
   };
   for (; step + kChains <= p.steps; step += kChains)
-    for (int c = 0; c < kChains; ++c) one(c);
-  for (; step < p.steps; ++step) one(0);
+    for (int c = 0; c < kChains; ++c) next(c);
+  for (; step < p.steps; ++step) next(0);
+  // What packing split off (conv/pack.h).
+  for (int e = p.extra_begin[panel]; e < p.extra_begin[panel + 1]; ++e)
+    one(0, in + 4 * p.extras[e].step, p.extra_weight.data() + static_cast<size_t>(e) * 256);
 
   const avx512::Clamp clamp(p.lo, p.hi, p.out_zp);
   for (int i = 0; i < M; ++i)

@@ -5,7 +5,6 @@ namespace int8d {
 namespace {
 
 struct Dot {
-  static constexpr bool kSplit = false;
   static __m256i dot(__m256i acc, __m256i x, __m256i w) { return _mm256_dpbusd_avx_epi32(acc, x, w); }
 };
 

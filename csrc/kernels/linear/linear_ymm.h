@@ -38,9 +38,8 @@ void run_tile(const LinearCall& call, int m, int panel) {
   for (; s + kChains <= p.steps; s += kChains)
     for (int c = 0; c < kChains; ++c) step(c, in + 4 * (s + c), w + static_cast<size_t>(s + c) * 128);
   if (s < p.steps) step(0, in + 4 * s, w + static_cast<size_t>(s) * 128);
-  if constexpr (Dot::kSplit)
-    for (int e = p.extra_begin[panel]; e < p.extra_begin[panel + 1]; ++e)
-      step(0, in + 4 * p.extras[e].step, p.extra_weight.data() + static_cast<size_t>(e) * 128);
+  for (int e = p.extra_begin[panel]; e < p.extra_begin[panel + 1]; ++e)
+    step(0, in + 4 * p.extras[e].step, p.extra_weight.data() + static_cast<size_t>(e) * 128);
   if constexpr (kChains == 2)
     for (int v = 0; v < kVectors; ++v) acc[0][0][v] = _mm256_add_epi32(acc[0][0][v], acc[1][0][v]);
 

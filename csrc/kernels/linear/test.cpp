@@ -8,13 +8,14 @@ TEST(linear_kernels_give_the_reference_bytes) {
   Random r(3);
   for (int round = 0; round < 300; ++round) {
     const int m = r.in(1, 9), k = r.in(1, 300), n = r.in(1, 200);
-    const auto w = r.weights(static_cast<size_t>(n) * k);
+    auto w = r.weights(static_cast<size_t>(n) * k);
+    const std::vector<int8_t> rest = r.in(0, 2) == 0 ? r.rests(w) : std::vector<int8_t>();
     std::vector<int32_t> bias(n);
     std::vector<float> multiplier(n);
     for (int32_t& b : bias) b = r.in(-100000, 100000);
     for (float& f : multiplier) f = r.real(1e-5f, 0.02f);
-    const ConvDef def{linear_shape(m, k, n), w,           bias,           multiplier,
-                      r.in(0, 255),          r.in(0, 50), r.in(200, 255), r.in(0, 255)};
+    const ConvDef def{linear_shape(m, k, n), w,   bias, multiplier, r.in(0, 255), r.in(0, 50), r.in(200, 255),
+                      r.in(0, 255),          rest};
     const size_t in_bytes = static_cast<size_t>(m) * k, count = static_cast<size_t>(m) * n;
     Guarded input(in_bytes + kOverread, r.flush());
     r.fill(input.data(), in_bytes + kOverread);

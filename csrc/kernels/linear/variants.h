@@ -4,7 +4,7 @@
 #include "linear.h"
 
 namespace int8d {
-#define INT8D_LINEAR(name, isa, panel, split) void name(const LinearCall&);
+#define INT8D_LINEAR(name, isa, panel, pack) void name(const LinearCall&);
 #include "kernels.inc"
 #undef INT8D_LINEAR
 }  // namespace int8d
