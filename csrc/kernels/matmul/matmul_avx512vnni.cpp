@@ -35,6 +35,11 @@ struct Tile {
   const Epilogue* epilogue;
 };
 
+// As _mm512_dpbusd_epi32, with which g++ 12 stores every sum at every step.
+INT8D_INLINE inline void add_dot(__m512i& sum, __m512i x, __m512i b) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(b));
+}
+
 // A rows in the first half, B in the second, V vectors of 16 columns.
 template <int A, int B, int V>
 void run_tile(const Tile& t) {
@@ -51,7 +56,7 @@ void run_tile(const Tile& t) {
     unroll<V>([&](auto v) INT8D_INLINE { column[v] = _mm512_load_si512(w + 64 * v); });
     unroll<A + B>([&](auto r) INT8D_INLINE {
       const __m512i x = avx512::broadcast4(at_row<decltype(r)::value, A>(a, b, k));
-      unroll<V>([&](auto v) INT8D_INLINE { acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], x, column[v]); });
+      unroll<V>([&](auto v) INT8D_INLINE { add_dot(acc[r][v], x, column[v]); });
     });
     a += 4;
     b += 4;
@@ -64,10 +69,10 @@ void run_tile(const Tile& t) {
   unroll<(A + B + kTogether - 1) / kTogether>([&](auto group) INT8D_INLINE {
     constexpr int first = group * kTogether;
     auto q = [&](auto i) INT8D_INLINE {
-      constexpr int r = first + i / V;
+      constexpr int r = first + i / V, v = i % V;
       // Below INT_MIN the conversion gives INT_MIN, which packing mends.
       if constexpr (r < A + B)
-        return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][i % V]), multiplier), hi));
+        return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][v]), multiplier), hi));
       else
         return _mm512_setzero_si512();
     };
