@@ -1,0 +1,17 @@
+// Product of two activations (matmul_ymm.h), AVX-VNNI: one vpdpbusd a step and vector.
+#include "matmul_ymm.h"
+
+namespace int8d {
+namespace {
+
+struct Dot {
+  static constexpr bool kWords = false;
+  static constexpr int kStep = 4;
+  static __m256i dot(__m256i acc, __m256i x, __m256i b) { return _mm256_dpbusd_avx_epi32(acc, x, b); }
+};
+
+}  // namespace
+
+void matmul_u8u8_6x16_avxvnni(const MatmulCall& call) { run_matmul<Dot>(call); }
+
+}  // namespace int8d
