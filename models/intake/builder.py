@@ -12,21 +12,26 @@ has the name of its output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from agent import graph as g
 from agent.arithmetic import container_range, requantize_table, softmax_table
+from agent.errors import ModelError
+from agent.validate import node_inputs, node_outputs
 
 
 class GraphBuilder:
     """Collects tensors, nodes and constants, and keeps their names unique."""
 
-    def __init__(self) -> None:
+    def __init__(self, constant_bytes: int = 1 << 33) -> None:
+        """constant_bytes: how much constants may take, where a file could name the same bytes again and again."""
         self.nodes: list[g.Node] = []
         self.constants: dict[str, np.ndarray] = {}
         self._tensors: dict[str, g.Tensor] = {}
+        self._left = constant_bytes
+        self._numbers: dict[str, int] = {}  # the last one given to a name
 
     def tensor(
         self, name: str, shape: Sequence[int], dtype: g.Dtype, scale: float = 0.0, zero_point: int = 0
@@ -42,16 +47,21 @@ class GraphBuilder:
 
     def unique(self, name: str) -> str:
         """The name, or, where it is taken, the name with a number."""
-        base, i = name, 1
-        while name in self._tensors:
-            name, i = f"{base}_{i}", i + 1
+        return self._free(name, self._tensors)
+
+    def _free(self, name: str, taken: Mapping[str, object]) -> str:
+        base = name
+        while name in taken:
+            self._numbers[base] = self._numbers.get(base, 0) + 1
+            name = f"{base}_{self._numbers[base]}"
         return name
 
     def constant(self, name: str, array: np.ndarray) -> str:
         """Adds a constant under a name of its own, and returns that."""
-        base, i = name, 1
-        while name in self.constants:
-            name, i = f"{base}_{i}", i + 1
+        name = self._free(name, self.constants)
+        self._left -= array.nbytes
+        if self._left < 0:
+            raise ModelError(f"'{name}': the constants take more memory than the source can need")
         self.constants[name] = np.ascontiguousarray(array)
         return name
 
@@ -60,9 +70,20 @@ class GraphBuilder:
         self.nodes.append(node)
 
     def finish(self, inputs: Sequence[g.Tensor], outputs: Sequence[g.Tensor]) -> tuple[g.Graph, dict[str, np.ndarray]]:
-        """The graph and its constants."""
+        """The graph and its constants, without what no output needs."""
+        needed = {t.name for t in outputs}
+        kept: list[g.Node] = []
+        for node in reversed(self.nodes):
+            if needed.intersection(node_outputs(node)):
+                needed.update(node_inputs(node))
+                kept.append(node)
+        made = {t.name for t in inputs}.union(*(node_outputs(n) for n in kept))
+        tensors = tuple(t for name, t in self._tensors.items() if name in made)
+        used = {str(getattr(n, field)) for n in kept for field in n.__struct_fields__}
+        text = "".join(str(bytes(n.args) + bytes(n.kwargs)) for n in kept if isinstance(n, g.Aten))
+        constants = {k: v for k, v in self.constants.items() if k in used or f'"#{k}' in text}
         names = (tuple(t.name for t in side) for side in (inputs, outputs))
-        return g.Graph(tuple(self._tensors.values()), tuple(self.nodes), *names), self.constants
+        return g.Graph(tensors, tuple(reversed(kept)), *names), constants
 
     # Nodes whose constants follow from their tensors
 
