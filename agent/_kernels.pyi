@@ -39,13 +39,15 @@ class Builder:
     def choose(self, name: str, kernel: str, split: str, fused: bool) -> None: ...
     # Of the operators added so far that can be had in several ways: name, taker or "", candidates as for choose().
     def options(self) -> list[tuple[str, str, list[tuple[str, str, bool]]]]: ...
+    # A weight is the sum of `weight` and `rest`, which has the same shape, or is None where all fit s8.
     def conv2d(
-        self, name: str, input: int, output: int, weight: _S8, bias: _S32, multiplier: _F32,
+        self, name: str, input: int, output: int, weight: _S8, rest: _S8 | None, bias: _S32, multiplier: _F32,
         stride: _Pair, padding: _Quad, dilation: _Pair, groups: int, lo: int, hi: int,
     ) -> None: ...  # fmt: skip
     def linear(
-        self, name: str, input: int, output: int, weight: _S8, bias: _S32, multiplier: _F32, lo: int, hi: int
-    ) -> None: ...
+        self, name: str, input: int, output: int, weight: _S8, rest: _S8 | None, bias: _S32, multiplier: _F32,
+        lo: int, hi: int,
+    ) -> None: ...  # fmt: skip
     def max_pool2d(
         self, name: str, input: int, output: int, kernel: _Pair, stride: _Pair, padding: _Quad, dilation: _Pair
     ) -> None: ...

@@ -25,12 +25,14 @@ std::span<const T> span(const Array<T>& array) {
 
 // The builder reads an operator's arrays when it builds: they must outlive it.
 using Weight = py::keep_alive<1, 5>;
-using Bias = py::keep_alive<1, 6>;
-using Multiplier = py::keep_alive<1, 7>;
+using Rest = py::keep_alive<1, 6>;
+using Bias = py::keep_alive<1, 7>;
+using Multiplier = py::keep_alive<1, 8>;
+using OptionalRest = std::optional<Array<int8_t>>;
 
-int8d::WeightsDef weights(const Array<int8_t>& weight, const Array<int32_t>& bias, const Array<float>& multiplier,
-                          int lo, int hi) {
-  return {span(weight), span(bias), span(multiplier), lo, hi};
+int8d::WeightsDef weights(const Array<int8_t>& weight, const OptionalRest& rest, const Array<int32_t>& bias,
+                          const Array<float>& multiplier, int lo, int hi) {
+  return {span(weight), span(bias), span(multiplier), lo, hi, rest ? span(*rest) : std::span<const int8_t>()};
 }
 
 int8d::WindowDef window(std::array<int, 2> kernel, std::array<int, 2> stride, std::array<int, 4> padding,
@@ -142,22 +144,23 @@ PYBIND11_MODULE(_kernels, m) {
       .def(
           "conv2d",
           [](Builder& b, const std::string& name, int in, int out, const Array<int8_t>& weight,
-             const Array<int32_t>& bias, const Array<float>& multiplier, std::array<int, 2> stride,
-             std::array<int, 4> padding, std::array<int, 2> dilation, int groups, int lo, int hi) {
+             const OptionalRest& rest, const Array<int32_t>& bias, const Array<float>& multiplier,
+             std::array<int, 2> stride, std::array<int, 4> padding, std::array<int, 2> dilation, int groups, int lo,
+             int hi) {
             if (weight.ndim() != 4)
               throw std::invalid_argument(name + ": the weight must be [oc, kh, kw, ic / groups]");
-            b.conv2d(name, in, out, weights(weight, bias, multiplier, lo, hi),
+            b.conv2d(name, in, out, weights(weight, rest, bias, multiplier, lo, hi),
                      window({static_cast<int>(weight.shape(1)), static_cast<int>(weight.shape(2))}, stride, padding,
                             dilation),
                      groups);
           },
-          Weight(), Bias(), Multiplier())
+          Weight(), Rest(), Bias(), Multiplier())
       .def(
           "linear",
           [](Builder& b, const std::string& name, int in, int out, const Array<int8_t>& weight,
-             const Array<int32_t>& bias, const Array<float>& multiplier, int lo,
-             int hi) { b.linear(name, in, out, weights(weight, bias, multiplier, lo, hi)); },
-          Weight(), Bias(), Multiplier())
+             const OptionalRest& rest, const Array<int32_t>& bias, const Array<float>& multiplier, int lo,
+             int hi) { b.linear(name, in, out, weights(weight, rest, bias, multiplier, lo, hi)); },
+          Weight(), Rest(), Bias(), Multiplier())
       .def("max_pool2d",
            [](Builder& b, const std::string& name, int in, int out, std::array<int, 2> kernel,
               std::array<int, 2> stride, std::array<int, 4> padding,

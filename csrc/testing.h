@@ -59,15 +59,18 @@ struct Random {
     return w;
   }
   // Makes `w` u8 weights less a zero point, as much of them as s8 holds; returns the rest, empty where there is none.
-  std::vector<int8_t> rests(std::vector<int8_t>& w) {
+  std::vector<int8_t> rests(std::vector<int8_t>& w, int kind) {
     constexpr int kZeroPoints[] = {0, 128, 255};
-    const int zero_point = in(0, 1) ? in(0, 255) : kZeroPoints[in(0, 2)], kind = in(0, 3);
+    const int zero_point = in(0, 1) ? in(0, 255) : kZeroPoints[in(0, 2)];
     std::vector<int8_t> rest(w.size());
     bool any = false;
     for (size_t i = 0; i < w.size(); ++i) {
-      // All bytes, the extremes, or few of those: by chance, or in every other step.
+      // By kind: all bytes, the extremes, or few of those: by chance, or what is farther away in every other step.
       const bool far = kind == 1 || (kind == 2 && in(0, 29) == 0) || (kind == 3 && i % 8 == 0);
-      const int byte = far ? in(0, 1) * 255 : kind == 0 ? in(0, 255) : std::clamp(zero_point + in(-60, 60), 0, 255);
+      const int byte = kind == 3 && far ? (zero_point < 128) * 255
+                       : far            ? in(0, 1) * 255
+                       : kind == 0      ? in(0, 255)
+                                        : std::clamp(zero_point + in(-60, 60), 0, 255);
       w[i] = static_cast<int8_t>(std::clamp(byte - zero_point, -128, 127));
       rest[i] = static_cast<int8_t>(byte - zero_point - w[i]);
       any = any || rest[i];

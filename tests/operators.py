@@ -64,7 +64,10 @@ class Sketch:
         a, b = self.int(low, high), self.int(low, high)
         return min(a, b), max(a, b)
 
-    def weights(self, shape) -> np.ndarray:
+    def weights(self, shape) -> tuple[np.ndarray, int]:
+        """s8, or u8 with a zero point."""
+        if self.chance(0.4):
+            return self.unsigned_weights(shape)
         kind = self.int(0, 3)
         if kind == 0:
             w = self.rng.choice([-128, 127], shape)  # every pair saturates vpmaddubsw
@@ -74,7 +77,20 @@ class Sketch:
             w = np.clip(np.rint(self.rng.normal(0, 40, shape)), -128, 127)
         else:
             w = np.full(shape, self.rng.choice([-128, 127]))
-        return w.astype(np.int8)
+        return w.astype(np.int8), 0
+
+    def unsigned_weights(self, shape) -> tuple[np.ndarray, int]:
+        zero_point = int(self.rng.choice([0, 128, 255])) if self.chance() else self.int(0, 255)
+        kind = self.int(0, 3)
+        if kind == 0:
+            w = self.rng.choice([0, 255], shape)
+        elif kind == 1:
+            w = self.rng.integers(0, 256, shape)
+        elif kind == 2:  # few that s8 can't hold, as in trained networks
+            w = np.clip(np.rint(self.rng.normal(zero_point, 40, shape)), 0, 255)
+        else:
+            w = np.full(shape, self.rng.choice([0, 255]))
+        return w.astype(np.uint8), zero_point
 
     def requantization(self, w: np.ndarray) -> dict[str, str]:
         """Bias and multiplier such that the output is spread over its range, and beyond it."""
@@ -91,18 +107,19 @@ class Sketch:
     def conv(self, x: g.Tensor, oc: int, kernel, stride, padding, dilation=(1, 1), groups=1) -> g.Tensor:
         h = (x.shape[1] + padding[0] + padding[2] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
         w = (x.shape[2] + padding[1] + padding[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-        weight = self.weights((oc, *kernel, x.shape[3] // groups))
+        weight, zero_point = self.weights((oc, *kernel, x.shape[3] // groups))
         y = self.tensor((x.shape[0], h, w, oc))
         node = g.Conv2d(
             f"n{len(self.nodes)}", x.name, y.name, self.constant(weight), **self.requantization(weight),
             lo=(c := self.clamp(y))[0], hi=c[1], stride=stride, padding=padding, dilation=dilation, groups=groups,
+            weight_zero_point=zero_point,
         )  # fmt: skip
         self.nodes.append(node)
         return y
 
     def add(self, a: g.Tensor, b: g.Tensor) -> g.Tensor:
         y = self.tensor(a.shape)
-        self.nodes.append(g.Add(f"n{len(self.nodes)}", (a.name, b.name), y.name, *self.clamp(y)))
+        self.nodes.append(g.Add(f"n{len(self.nodes)}", (a.name, b.name), y.name, *self.clamp(y), self.chance(0.4)))
         return y
 
 
@@ -169,9 +186,9 @@ def linear(s: Sketch) -> Model:
     k, n = s.int(1, 300), s.int(1, 150)
     lead = [(s.int(1, 9),), (1,), (s.int(1, 2), s.int(1, 5)), (1, s.int(1, 3), s.int(1, 3))][s.int(0, 3)]
     x, y = s.tensor((*lead, k)), s.tensor((*lead, n))
-    weight = s.weights((n, k))
+    weight, zero_point = s.weights((n, k))
     s.nodes.append(g.Linear("n", x.name, y.name, s.constant(weight), **s.requantization(weight),
-                            lo=(c := s.clamp(y))[0], hi=c[1]))  # fmt: skip
+                            lo=(c := s.clamp(y))[0], hi=c[1], weight_zero_point=zero_point))  # fmt: skip
     return s.model([x], [y])
 
 
@@ -292,9 +309,9 @@ def network(s: Sketch) -> Model:
     flat = s.tensor((1, int(np.prod(wide.shape))), like=wide)
     s.nodes.append(g.Reshape("flat", wide.name, flat.name))
     n = s.int(1, 20)
-    weight, y = s.weights((n, flat.shape[1])), s.tensor((1, n))
+    (weight, zero_point), y = s.weights((n, flat.shape[1])), s.tensor((1, n))
     s.nodes.append(g.Linear("head", flat.name, y.name, s.constant(weight), **s.requantization(weight),
-                            lo=RANGE[y.dtype][0], hi=RANGE[y.dtype][1]))  # fmt: skip
+                            lo=RANGE[y.dtype][0], hi=RANGE[y.dtype][1], weight_zero_point=zero_point))  # fmt: skip
     logits = s.tensor((1, n), "f32")
     s.nodes.append(g.Dequantize("logits", y.name, logits.name))
     return s.model([x], [logits, trunk] if s.chance() else [logits])

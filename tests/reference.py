@@ -51,8 +51,12 @@ def _requantize(node, constants, acc, t):
     return _finish(total.astype(np.int32).astype(np.float32) * constants[node.multiplier], node.lo, node.hi, t)
 
 
+def _weight(node, constants):
+    return constants[node.weight].astype(np.int64) - node.weight_zero_point
+
+
 def _conv2d(node, tensors, constants, values):
-    w = constants[node.weight].astype(np.int64)
+    w = _weight(node, constants)
     p = _patches(_value(values, tensors, node.input), w.shape[1:3], node.stride, node.padding, node.dilation, 0)
     ocg, icg = w.shape[0] // node.groups, w.shape[3]
     parts = [
@@ -63,7 +67,7 @@ def _conv2d(node, tensors, constants, values):
 
 
 def _linear(node, tensors, constants, values):
-    acc = _value(values, tensors, node.input) @ constants[node.weight].astype(np.int64).T
+    acc = _value(values, tensors, node.input) @ _weight(node, constants).T
     return _requantize(node, constants, acc, tensors[node.output])
 
 
@@ -87,7 +91,7 @@ def _add(node, tensors, constants, values):
     (a, b), y = node.inputs, tensors[node.output]
     t = _value(values, tensors, a).astype(np.float32) * (np.float32(tensors[a].scale) / np.float32(y.scale))
     u = _value(values, tensors, b).astype(np.float32) * (np.float32(tensors[b].scale) / np.float32(y.scale))
-    return _finish(t + u, node.lo, node.hi, y)
+    return _finish(t - u if node.subtract else t + u, node.lo, node.hi, y)
 
 
 def _mul(node, tensors, constants, values):

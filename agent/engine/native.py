@@ -40,8 +40,6 @@ _COMING = (g.Aten, g.Matmul, g.Transpose, g.Slice, g.Expand, g.Pad, g.Resize2d, 
 
 def supports(node: g.Node) -> bool:
     """Whether the node has a native kernel."""
-    if isinstance(node, (g.Conv2d, g.Linear)):
-        return node.weight_zero_point == 0
     return not isinstance(node, _COMING)
 
 
@@ -153,8 +151,15 @@ class _Lowering:
             self.ids[name] = self.builder.tensor(list(t.shape), dtype, zero_point)
         return self.ids[name]
 
-    def s8(self, name: str) -> NDArray[np.int8]:
-        return cast(NDArray[np.int8], self.constants[name])
+    def weight(self, node: g.Conv2d | g.Linear) -> tuple[NDArray[np.int8], NDArray[np.int8] | None]:
+        """The weights, and what s8 does not hold of them; both of the constant's shape."""
+        array = self.constants[node.weight]
+        if array.dtype == np.int8:
+            return cast(NDArray[np.int8], array), None
+        whole = array.astype(np.int16) - np.int16(node.weight_zero_point)
+        held = whole.clip(-128, 127).astype(np.int8)
+        rest = (whole - held).astype(np.int8)
+        return held, rest if rest.any() else None
 
     def s32(self, name: str) -> NDArray[np.int32]:
         return cast(NDArray[np.int32], self.constants[name])
@@ -171,13 +176,13 @@ class _Lowering:
         match node:
             case g.Conv2d():
                 b.conv2d(
-                    node.name, self.id(node.input), self.id(node.output), self.s8(node.weight), self.s32(node.bias),
+                    node.name, self.id(node.input), self.id(node.output), *self.weight(node), self.s32(node.bias),
                     self.f32(node.multiplier), node.stride, node.padding, node.dilation, node.groups,
                     *self.clamp(node),
                 )  # fmt: skip
             case g.Linear():
                 b.linear(
-                    node.name, self.id(node.input), self.id(node.output), self.s8(node.weight), self.s32(node.bias),
+                    node.name, self.id(node.input), self.id(node.output), *self.weight(node), self.s32(node.bias),
                     self.f32(node.multiplier), *self.clamp(node),
                 )  # fmt: skip
             case g.MaxPool2d():

@@ -30,7 +30,7 @@ ConvShape random_shape(Random& r, bool depthwise) {
     s.pad_top = r.in(0, 1), s.pad_left = r.in(0, 1);
   } else if (r.in(0, 19) == 0) {  // so many steps that their rests may be read in spans
     s = ConvShape{};
-    s.ic = r.in(2080, 2200), s.oc = r.in(1, 20), s.oh = r.in(1, 3), s.ow = r.in(1, 20);
+    s.ic = r.in(2080, 2400), s.oc = r.in(1, 20), s.oh = r.in(1, 3), s.ow = r.in(1, 20);
   }
   if (depthwise) s.groups = s.oc = s.ic = r.in(1, 150);
   s.ih = std::max(1, (s.oh - 1) * s.sh + (s.kh - 1) * s.dh + 1 - s.pad_top);
@@ -49,7 +49,7 @@ TEST(conv_kernels_give_the_reference_bytes) {
     // So many that Winograd couldn't prove its sums; and at times so small that few pairs saturate.
     if (s.ic > 255 || r.in(0, 2) == 0)
       for (int8_t& v : w) v /= r.in(0, 20) ? 3 : 1;
-    const std::vector<int8_t> rest = r.in(0, 2) == 0 ? r.rests(w) : std::vector<int8_t>();
+    const std::vector<int8_t> rest = r.in(0, 2) == 0 ? r.rests(w, s.ic > 2000 ? 3 : r.in(0, 3)) : std::vector<int8_t>();
     std::vector<int32_t> bias(s.oc);
     std::vector<float> multiplier(s.oc);
     for (int32_t& b : bias) b = r.in(-100000, 100000);
