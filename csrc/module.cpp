@@ -186,7 +186,11 @@ PYBIND11_MODULE(_kernels, m) {
       .def("reshape", &Builder::reshape)
       .def("quantize", &Builder::quantize)
       .def("dequantize", &Builder::dequantize)
-      .def("softmax", [](Builder& b, const std::string& name, int in, int out,
-                         const Array<int32_t>& table) { b.softmax(name, in, out, span(table)); })
+      .def("matmul", &Builder::matmul)
+      .def("layer_norm", [](Builder& b, const std::string& name, int in, int out, double epsilon,
+                            const Array<float>& gamma, const Array<float>& beta, int lo,
+                            int hi) { b.layer_norm(name, in, out, epsilon, span(gamma), span(beta), lo, hi); })
+      .def("softmax", [](Builder& b, const std::string& name, int in, int out, const Array<int32_t>& table,
+                         float scale) { b.softmax(name, in, out, span(table), scale); })
       .def("build", &Builder::build, py::call_guard<py::gil_scoped_release>());
 }

@@ -35,7 +35,7 @@ def available() -> bool:
     return IMPORT_ERROR is None
 
 
-_COMING = (g.Aten, g.Matmul, g.Transpose, g.Slice, g.Expand, g.Pad, g.Resize2d, g.ArgMax, g.Constant, g.LayerNorm)
+_COMING = (g.Aten, g.Transpose, g.Slice, g.Expand, g.Pad, g.Resize2d, g.ArgMax, g.Constant)
 
 
 def supports(node: g.Node) -> bool:
@@ -167,7 +167,7 @@ class _Lowering:
     def f32(self, name: str) -> NDArray[np.float32]:
         return cast(NDArray[np.float32], self.constants[name])
 
-    def clamp(self, node: g.Conv2d | g.Linear | g.AvgPool2d | g.Add | g.Mul) -> tuple[int, int]:
+    def clamp(self, node: g.Conv2d | g.Linear | g.AvgPool2d | g.Add | g.Mul | g.LayerNorm | g.Matmul) -> tuple[int, int]:
         shift = 128 if self.tensors[node.output].dtype == "s8" else 0
         return node.lo + shift, node.hi + shift
 
@@ -219,6 +219,19 @@ class _Lowering:
             case g.Dequantize():
                 b.dequantize(node.name, self.id(node.input), self.id(node.output), t[node.input].scale)
             case g.Softmax():
-                b.softmax(node.name, self.id(node.input), self.id(node.output), self.s32(node.table))
+                b.softmax(
+                    node.name, self.id(node.input), self.id(node.output), self.s32(node.table), t[node.output].scale
+                )
+            case g.LayerNorm():
+                gamma, beta = self.f32(node.gamma), self.f32(node.beta)
+                norm = arithmetic.layer_norm_factors(node.epsilon, gamma, beta, t[node.input], t[node.output])
+                b.layer_norm(
+                    node.name, self.id(node.input), self.id(node.output), norm.epsilon, norm.gamma, norm.beta,
+                    *self.clamp(node),
+                )  # fmt: skip
+            case g.Matmul():
+                multiplier = arithmetic.product_multiplier(t[node.inputs[0]], t[node.inputs[1]], t[node.output])
+                a, c = (self.id(name) for name in node.inputs)
+                b.matmul(node.name, a, c, self.id(node.output), node.transpose_b, multiplier, *self.clamp(node))
             case g.Aten():
                 raise AssertionError("aten nodes are not lowered")

@@ -1,134 +1,9 @@
 // Takes operators, checks each against its tensors, chooses its kernel; packs all weights at the end.
-#include <algorithm>
-#include <cmath>
-#include <functional>
-#include <stdexcept>
-#include <unordered_map>
+#include "builder.h"
 
-#include "ops.h"
-#include "parallel.h"
 #include "plan.h"
 
 namespace int8d {
-
-struct Builder::Impl {
-  // An operator's weights, still to be packed.
-  struct Packing {
-    size_t op, bytes;
-    std::function<void(Op&)> pack;
-  };
-
-  Sketch sketch;
-  std::vector<bool> produced;
-  std::unordered_map<std::string, Choice> choices;
-  std::vector<Packing> packings;
-
-  [[noreturn]] static void fail(const std::string& name, const std::string& why) {
-    throw std::invalid_argument(name + ": " + why);
-  }
-  static void require(bool holds, const std::string& name, const char* why) {
-    if (!holds) fail(name, why);
-  }
-
-  const Tensor& tensor(int id, const std::string& name) const {
-    require(id >= 0 && id < static_cast<int>(sketch.tensors.size()), name, "there is no such tensor");
-    return sketch.tensors[static_cast<size_t>(id)];
-  }
-  const Tensor& source(int id, Dtype dtype, const std::string& name) const {
-    const Tensor& t = tensor(id, name);
-    require(produced[static_cast<size_t>(id)], name, "an input is used before it is produced");
-    require(t.dtype == dtype, name, "an input has the wrong dtype");
-    return t;
-  }
-  const Tensor& target(int id, Dtype dtype, const std::string& name) const {
-    const Tensor& t = tensor(id, name);
-    require(!produced[static_cast<size_t>(id)], name, "the output is produced twice");
-    require(t.dtype == dtype, name, "the output has the wrong dtype");
-    return t;
-  }
-  template <typename Params>
-  void push(const std::string& name, std::vector<int> inputs, int output, Params params) {
-    sketch.ops.push_back({name, std::move(inputs), output, std::move(params), choice(name)});
-    produced[static_cast<size_t>(output)] = true;
-  }
-  Choice choice(const std::string& name) const {
-    const auto found = choices.find(name);
-    return found == choices.end() ? Choice{} : found->second;
-  }
-
-  // For the operator pushed last: the first of these kernels that can prove its sums packs the weights.
-  template <typename Params, typename Kernel>
-  void pack_later(const ConvDef& def, std::vector<const Kernel*> kernels) {
-    packings.push_back({sketch.ops.size() - 1, def.weight.size(), [def, kernels = std::move(kernels)](Op& op) {
-                          Params& params = std::get<Params>(op.params);
-                          for (const Kernel* kernel : kernels) {
-                            params.kernel = kernel;
-                            params.packed = kernel->pack(def);
-                            if (params.packed) return;
-                          }
-                        }});
-  }
-  void push_linear(const std::string& name, int in, int out, const ConvDef& def) {
-    const LinearKernel* kernel = &linear_kernel(sketch.isa);
-    push(name, {in}, out, LinearOp{kernel, nullptr});
-    pack_later<LinearOp>(def, std::vector{kernel});
-  }
-  void pack_all() {
-    std::stable_sort(packings.begin(), packings.end(),
-                     [](const Packing& a, const Packing& b) { return a.bytes > b.bytes; });
-    parallel_for(packings.size(), sketch.threads, [this](size_t i) { packings[i].pack(sketch.ops[packings[i].op]); });
-  }
-
-  static void check_clamp(int lo, int hi, const std::string& name) {
-    require(0 <= lo && lo <= hi && hi <= 255, name, "lo and hi must keep 0 <= lo <= hi <= 255");
-  }
-  static void check_scale(float scale, const std::string& name) {
-    require(std::isfinite(scale) && scale > 0, name, "a scale must be finite and above zero");
-  }
-
-  static ConvShape window_shape(const Tensor& in, const Tensor& out, const WindowDef& w, const std::string& name) {
-    require(in.shape.size() == 4 && out.shape.size() == 4, name, "input and output must be 4-D, NHWC");
-    for (int i = 0; i < 2; ++i)
-      require(w.kernel[i] > 0 && w.stride[i] > 0 && w.dilation[i] > 0 && w.kernel[i] <= 4096 && w.stride[i] <= 4096 &&
-                  w.dilation[i] <= 4096,
-              name, "kernel, stride and dilation must lie in 1..4096");
-    for (int p : w.padding) require(p >= 0 && p <= 4096, name, "padding must lie in 0..4096");
-    ConvShape s;
-    s.batch = in.n;
-    s.ih = in.h, s.iw = in.w, s.ic = in.c;
-    s.oh = out.h, s.ow = out.w, s.oc = out.c;
-    s.kh = w.kernel[0], s.kw = w.kernel[1], s.sh = w.stride[0], s.sw = w.stride[1];
-    s.dh = w.dilation[0], s.dw = w.dilation[1];
-    s.pad_top = w.padding[0], s.pad_left = w.padding[1], s.pad_bottom = w.padding[2], s.pad_right = w.padding[3];
-    const int64_t room_y = static_cast<int64_t>(s.ih) + s.pad_top + s.pad_bottom - (int64_t{s.kh} - 1) * s.dh - 1;
-    const int64_t room_x = static_cast<int64_t>(s.iw) + s.pad_left + s.pad_right - (int64_t{s.kw} - 1) * s.dw - 1;
-    require(room_y >= 0 && room_x >= 0, name, "the window is larger than the padded map");
-    require(out.n == in.n && s.oh == room_y / s.sh + 1 && s.ow == room_x / s.sw + 1, name,
-            "the output's shape does not follow from the window");
-    return s;
-  }
-
-  static void check_pool(const ConvShape& s, const std::string& name) {
-    require(s.ic == s.oc, name, "a pool keeps its channels");
-    require(std::max(s.pad_top, s.pad_bottom) < s.kh && std::max(s.pad_left, s.pad_right) < s.kw &&
-                (s.dh == 1 || s.pad_top + s.pad_bottom == 0) && (s.dw == 1 || s.pad_left + s.pad_right == 0),
-            name, "padding must be smaller than the window, and zero with dilation");
-  }
-
-  static ConvDef definition(const ConvShape& s, const Tensor& in, const Tensor& out, const WeightsDef& w,
-                            const std::string& name) {
-    const size_t k = static_cast<size_t>(s.kh) * s.kw * (s.ic / s.groups);
-    require(w.weight.size() == k * static_cast<size_t>(s.oc), name, "the weight has the wrong size");
-    require(w.rest.empty() || w.rest.size() == w.weight.size(), name,
-            "the weight's rest has another size than the weight");
-    require(w.bias.size() == static_cast<size_t>(s.oc) && w.multiplier.size() == w.bias.size(), name,
-            "bias and multiplier need one value an output channel");
-    require(std::all_of(w.multiplier.begin(), w.multiplier.end(), [](float m) { return std::isfinite(m) && m > 0; }),
-            name, "multipliers must be finite and above zero");
-    check_clamp(w.lo, w.hi, name);
-    return {s, w.weight, w.bias, w.multiplier, in.zero_point, w.lo, w.hi, out.zero_point, w.rest};
-  }
-};
 
 Builder::Builder(std::string_view isa, int threads, std::chrono::microseconds spin) : impl_(new Impl) {
   if (threads < 1 || threads > 256) throw std::invalid_argument("threads must lie in 1..256");
@@ -195,9 +70,7 @@ void Builder::conv2d(const std::string& name, int in, int out, const WeightsDef&
   } else if (groups == 1 && s.kh * s.kw * s.ih * s.iw == 1) {  // squeeze-and-excite: its maps are single pixels
     impl_->push_linear(name, in, out, def);
   } else {
-    const auto usual = conv_candidates(s, isa), kernels = preferring(usual, impl_->choice(name).kernel);
-    impl_->push(name, {in}, out, ConvOp{s, usual, kernels[0], nullptr});
-    impl_->pack_later<ConvOp>(def, kernels);
+    impl_->push_conv(name, in, out, def);
   }
 }
 
@@ -206,8 +79,18 @@ void Builder::linear(const std::string& name, int in, int out, const WeightsDef&
   Impl::require(!x.shape.empty() && x.shape.size() == y.shape.size() &&
                     std::equal(x.shape.begin(), x.shape.end() - 1, y.shape.begin()),
                 name, "input and output may differ in their last axis only");
-  const ConvShape s = linear_shape(static_cast<int>(x.count() / x.c), x.c, y.c);
-  impl_->push_linear(name, in, out, Impl::definition(s, x, y, weights, name));
+  // With more than a few rows it is a 1x1 convolution: over the map that the tensor is anyway, or, where that is
+  // narrow, over all rows as one. The latter needs maps without a halo, and only 4-D ones have a window over them.
+  constexpr int kFew = 8;
+  ConvShape s = linear_shape(static_cast<int>(x.count() / x.c), x.c, y.c);
+  if (x.w >= kFew) {
+    s.batch = x.n;
+    s.ih = s.oh = x.h;
+    s.iw = s.ow = x.w;
+  } else if (s.ow < kFew || x.shape.size() == 4) {
+    return impl_->push_linear(name, in, out, Impl::definition(s, x, y, weights, name));
+  }
+  impl_->push_conv(name, in, out, Impl::definition(s, x, y, weights, name));
 }
 
 void Builder::max_pool2d(const std::string& name, int in, int out, const WindowDef& window) {
@@ -312,17 +195,6 @@ void Builder::dequantize(const std::string& name, int in, int out, float scale) 
   Impl::require(x.shape == y.shape, name, "input and output must have the same shape");
   Impl::check_scale(scale, name);
   impl_->push(name, {in}, out, DequantizeOp{scale});
-}
-
-void Builder::softmax(const std::string& name, int in, int out, std::span<const int32_t> table) {
-  const Tensor &x = impl_->source(in, Dtype::u8, name), &y = impl_->target(out, Dtype::f32, name);
-  Impl::require(x.shape == y.shape, name, "input and output must have the same shape");
-  Impl::require(
-      table.size() == 256 && table[0] > 0 && std::all_of(table.begin(), table.end(), [](int32_t e) { return e >= 0; }),
-      name, "the table has 256 entries of 0 or more, the first above zero");
-  SoftmaxOp op;
-  std::copy(table.begin(), table.end(), op.table.begin());
-  impl_->push(name, {in}, out, op);
 }
 
 std::unique_ptr<Program> Builder::build() {

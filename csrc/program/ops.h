@@ -9,10 +9,13 @@
 #include "../kernels/add/add.h"
 #include "../kernels/conv/conv.h"
 #include "../kernels/depthwise/depthwise.h"
+#include "../kernels/layer_norm/layer_norm.h"
 #include "../kernels/linear/linear.h"
 #include "../kernels/lut/lut.h"
+#include "../kernels/matmul/matmul.h"
 #include "../kernels/mul/mul.h"
 #include "../kernels/pool/pool.h"
+#include "../kernels/softmax/softmax.h"
 #include "choice.h"
 #include "program.h"
 
@@ -84,7 +87,18 @@ struct DequantizeOp {
   float scale;
 };
 struct SoftmaxOp {
-  std::array<int32_t, 256> table;
+  SoftmaxParams params;
+  const SoftmaxKernel* kernel;
+};
+struct LayerNormOp {
+  LayerNormParams params;  // gamma and beta are those below
+  std::vector<float> gamma, beta;
+  const LayerNormKernel* kernel;
+};
+struct MatmulOp {
+  MatmulShape shape;
+  MatmulParams params;
+  const MatmulKernel* kernel;
 };
 
 struct Op {
@@ -92,7 +106,7 @@ struct Op {
   std::vector<int> inputs;
   int output;
   std::variant<ConvOp, DepthwiseOp, LinearOp, MaxPoolOp, AvgPoolOp, AddOp, MulOp, LutOp, ConcatOp, ReshapeOp,
-               QuantizeOp, DequantizeOp, SoftmaxOp>
+               QuantizeOp, DequantizeOp, SoftmaxOp, LayerNormOp, MatmulOp>
       params;
   Choice choice;
 };

@@ -97,6 +97,13 @@ size_t weights(const Op& op) {
   return 0;
 }
 
+// Bytes that a worker needs beside the arena.
+size_t scratch(const Op& op) {
+  if (const auto* conv = std::get_if<ConvOp>(&op.params)) return conv->kernel->scratch(conv->shape);
+  if (const auto* matmul = std::get_if<MatmulOp>(&op.params)) return matmul->kernel->scratch(matmul->shape);
+  return 0;
+}
+
 // While a convolution computes, it has the next step's weights fetched: not more than L2 can hold beside its own.
 // `ops`: the operator of each step, or `count` where it has none.
 std::vector<Weights> find_ahead(const std::vector<Step>& steps, const std::vector<size_t>& ops, size_t count) {
@@ -161,8 +168,7 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
   for (size_t i = 0; i < s.ops.size(); ++i) {
     const Op& op = s.ops[i];
     program->weight_bytes += weights(op);
-    if (const auto* conv = std::get_if<ConvOp>(&op.params))
-      program->scratch_bytes = std::max(program->scratch_bytes, (conv->kernel->scratch(conv->shape) + 63) / 64 * 64);
+    program->scratch_bytes = std::max(program->scratch_bytes, (scratch(op) + 63) / 64 * 64);
     const Place& out = program->places[static_cast<size_t>(op.output)];
     if (into[i] >= 0) {
       fused[static_cast<size_t>(into[i])] = &op;

@@ -102,7 +102,14 @@ class Builder {
   void reshape(const std::string& name, int in, int out);
   void quantize(const std::string& name, int in, int out, float scale);
   void dequantize(const std::string& name, int in, int out, float scale);
-  void softmax(const std::string& name, int in, int out, std::span<const int32_t> table);
+
+  // a: [..., m, k], b: [..., k, n] or, transposed, [..., n, k].
+  void matmul(const std::string& name, int a, int b, int out, bool transpose_b, float multiplier, int lo, int hi);
+  // epsilon: times n^2 / sx^2; gamma, beta: divided by the output's scale.
+  void layer_norm(const std::string& name, int in, int out, double epsilon, std::span<const float> gamma,
+                  std::span<const float> beta, int lo, int hi);
+  // To f32, or to u8 of that scale.
+  void softmax(const std::string& name, int in, int out, std::span<const int32_t> table, float scale);
 
   std::unique_ptr<Program> build();  // once
 

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "../kernels/quantize/quantize.h"
-#include "../kernels/softmax/softmax.h"
+#include "attention_steps.h"
 #include "side.h"
 
 namespace int8d {
@@ -193,16 +193,6 @@ Work reshape_work(const Program::Impl& program, const Op& op) {
   });
 }
 
-Work softmax_work(const Program::Impl& program, const Op& op, const SoftmaxOp& softmax) {
-  const Side in = side(program, op.inputs[0]), out = side(program, op.output);
-  const int32_t* table = softmax.table.data();
-  return by_rows(out, [=](int row) {
-    const size_t c = static_cast<size_t>(out.tensor->c);
-    for (int x = 0; x < out.tensor->w; ++x)
-      softmax_u8(in.row(row) + x * c, reinterpret_cast<float*>(out.row(row)) + x * c, c, table);
-  });
-}
-
 // In elements, of which a core does 8 or more a cycle. Sharing less than this costs more, at the barrier, than it
 // saves.
 constexpr int64_t kSmall = 8192;
@@ -271,7 +261,11 @@ Step bind(const Program::Impl& program, const Op& op, const Op* taker) {
                                 in.tensor->zero_point);
                 }));
   }
-  return step("softmax_u8", softmax_work(program, op, std::get<SoftmaxOp>(op.params)));
+  if (const auto* o = std::get_if<SoftmaxOp>(&op.params)) return step(o->kernel->name, softmax_work(program, op, *o));
+  if (const auto* o = std::get_if<LayerNormOp>(&op.params))
+    return step(o->kernel->name, layer_norm_work(program, op, *o));
+  const auto& o = std::get<MatmulOp>(op.params);
+  return step(o.kernel->name, matmul_work(program, op, o), out.tensor->count() * o.shape.k);
 }
 
 Work copy_in(const Program::Impl& program, size_t input) {
