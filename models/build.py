@@ -45,7 +45,7 @@ def build(
     """module: float, eval. calibration: batches [n, c, h, w] f32. probes: [n, c, h, w] f32, the first ``golden`` of
     which are stored with their outputs; all are compared. The graph takes u8 NHWC and gives f32 logits."""
     converted = quantize(module, calibration)
-    graph, constants = to_graph(converted, preprocess.input)
+    graph, constants = to_graph(converted, [preprocess.input])
     post = Postprocess(graph.outputs[0], softmax=True, top_k=min(5, len(labels)))
     header = Header(1, name, version, graph, preprocess, post, tuple(labels), provenance)
     bare = assemble(header, constants)

@@ -21,7 +21,18 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-aten = torch.ops.aten
+from models.intake.operators import (
+    AVERAGES,
+    CLAMPS,
+    CONCATS,
+    MAX_POOLS,
+    PRODUCTS,
+    SOFTMAX,
+    SUMS,
+    UNARY,
+    WEIGHTED,
+    is_move,
+)
 
 ACTIVATION = QuantizationSpec(
     dtype=torch.uint8,
@@ -39,20 +50,6 @@ WEIGHT = QuantizationSpec(
     observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=2.0**-20),
 )
 
-WEIGHTED = {aten.conv2d.default, aten.linear.default}
-CLAMPS = {aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
-          aten.clamp.default, aten.clamp_.default}  # fmt: skip
-SUMS = {aten.add.Tensor, aten.add_.Tensor}
-PRODUCTS = {aten.mul.Tensor, aten.mul_.Tensor}
-UNARY = {aten.hardswish.default, aten.hardswish_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default,
-         aten.sigmoid.default, aten.sigmoid_.default, aten.silu.default, aten.silu_.default, aten.gelu.default,
-         aten.tanh.default, aten.tanh_.default, aten.leaky_relu.default, aten.elu.default}  # fmt: skip
-AVERAGES = {aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim}
-# These keep values as they are, so input and output share one quantization.
-MOVES = {aten.max_pool2d.default, aten.flatten.using_ints, aten.view.default, aten.reshape.default,
-         aten.dropout.default, aten.dropout_.default, aten.contiguous.default, aten.clone.default,
-         aten.squeeze.dim, aten.unsqueeze.default}  # fmt: skip
-
 
 class Int8Quantizer(Quantizer):
     """Annotates what has an int8 form (docs/coverage.md); the rest stays float."""
@@ -69,11 +66,11 @@ class Int8Quantizer(Quantizer):
                 self._annotate(node, {a: ACTIVATION for a in node.args[:2]})
             elif node.target in UNARY | CLAMPS | AVERAGES:
                 self._annotate(node, {node.args[0]: ACTIVATION}, fuse=False)
-            elif node.target is aten.cat.default:
+            elif node.target in CONCATS:
                 self._annotate(node, {a: ACTIVATION for a in node.args[0]}, fuse=False)
-            elif node.target in (aten.softmax.int, aten._softmax.default):
+            elif node.target in SOFTMAX:
                 node.meta["quantization_annotation"] = QuantizationAnnotation({node.args[0]: ACTIVATION}, None, True)
-            elif node.target in MOVES:
+            elif is_move(node) or node.target in MAX_POOLS:
                 shared = SharedQuantizationSpec((node.args[0], node))
                 node.meta["quantization_annotation"] = QuantizationAnnotation(
                     {node.args[0]: ACTIVATION}, shared, _annotated=True
