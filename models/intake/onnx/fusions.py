@@ -50,7 +50,7 @@ def _gelu(module: GraphModule, node: Node) -> Made:
     """x * 0.5 * (1 + erf(x / sqrt(2))), its three factors in any order."""
     if node.target is not aten.mul.Tensor:
         return None
-    factors = list(_factors(node, node))
+    factors = list(_factors(node))
     numbers = [f for f in factors if isinstance(f, (int, float))]
     others = [f for f in factors if isinstance(f, Node)]
     if len(others) != 2 or not math.isclose(math.prod(numbers), 0.5, rel_tol=1e-6) or not numbers:
@@ -69,11 +69,11 @@ def _gelu(module: GraphModule, node: Node) -> Made:
     return None
 
 
-def _factors(node: Node, root: Node) -> Iterator[Any]:
+def _factors(node: Node) -> Iterator[Any]:
+    """What is multiplied, products of products included."""
     for arg in node.args:
-        inner = isinstance(arg, Node) and arg.target is aten.mul.Tensor and _inner(arg)
-        if inner and any(isinstance(a, (int, float)) for a in arg.args):
-            yield from _factors(arg, root)
+        if isinstance(arg, Node) and arg.target is aten.mul.Tensor and _inner(arg):
+            yield from _factors(arg)
         else:
             yield arg
 
