@@ -290,7 +290,7 @@ class _Validator:
             same = x.dtype == y.dtype or {x.dtype, y.dtype} <= set(QUANTIZED)
             self.require(same, f"'{x.name}' is {x.dtype}, the output {y.dtype}")
         self.require(len(inputs) > 0, "it needs an input")
-        self.require(len(y.shape) <= 4 and 0 <= node.axis < len(y.shape), "rank 1 to 4, and an axis inside it")
+        self.require(0 <= node.axis < len(y.shape), f"there is no axis {node.axis}")
         for x in inputs:
             expected = (*y.shape[: node.axis], *x.shape[node.axis : node.axis + 1], *y.shape[node.axis + 1 :])
             self.require(x.shape == expected, f"'{x.name}' differs from the output in more than axis {node.axis}")

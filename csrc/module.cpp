@@ -23,6 +23,8 @@ std::span<const T> span(const Array<T>& array) {
   return {array.data(), static_cast<size_t>(array.size())};
 }
 
+using Counts = std::vector<int64_t>;  // one an axis
+
 // The builder reads an operator's arrays when it builds: they must outlive it.
 using Weight = py::keep_alive<1, 5>;
 using Rest = py::keep_alive<1, 6>;
@@ -131,8 +133,10 @@ PYBIND11_MODULE(_kernels, m) {
            py::arg("isa") = "auto", py::arg("threads") = 1, py::arg("spin_us") = 50)
       .def("tensor",
            [](Builder& b, const std::vector<int64_t>& shape, const std::string& dtype, int zero_point) {
-             if (dtype != "u8" && dtype != "f32") throw std::invalid_argument("dtype must be u8 or f32");
-             return b.tensor(shape, dtype == "u8" ? int8d::Dtype::u8 : int8d::Dtype::f32, zero_point);
+             using int8d::Dtype;
+             if (dtype != "u8" && dtype != "s32" && dtype != "f32")
+               throw std::invalid_argument("dtype must be u8, s32 or f32");
+             return b.tensor(shape, dtype == "u8" ? Dtype::u8 : dtype == "s32" ? Dtype::s32 : Dtype::f32, zero_point);
            })
       .def("input", &Builder::input)
       .def("output", &Builder::output)
@@ -184,6 +188,21 @@ PYBIND11_MODULE(_kernels, m) {
              b.concat(name, in, out, axis, spans);
            })
       .def("reshape", &Builder::reshape)
+      .def("transpose", [](Builder& b, const std::string& name, int in, int out,
+                           const std::vector<int>& axes) { b.transpose(name, in, out, axes); })
+      .def("slice", [](Builder& b, const std::string& name, int in, int out, const Counts& begin,
+                       const Counts& step) { b.slice(name, in, out, begin, step); })
+      .def("expand", &Builder::expand)
+      .def("pad", [](Builder& b, const std::string& name, int in, int out, const Counts& before, const Counts& after,
+                     const Counts& interior, int value) { b.pad(name, in, out, before, after, interior, value); })
+      .def("resize2d", [](Builder& b, const std::string& name, int in, int out, const Array<int32_t>& rows,
+                          const Array<int32_t>& columns) { b.resize2d(name, in, out, span(rows), span(columns)); })
+      .def("argmax", &Builder::argmax)
+      .def("constant",
+           [](Builder& b, const std::string& name, int out, const py::array& value) {
+             if (!(value.flags() & py::array::c_style)) throw std::invalid_argument(name + ": it is not contiguous");
+             b.constant(name, out, {static_cast<const uint8_t*>(value.data()), static_cast<size_t>(value.nbytes())});
+           })
       .def("quantize", &Builder::quantize)
       .def("dequantize", &Builder::dequantize)
       .def("matmul", &Builder::matmul)

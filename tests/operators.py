@@ -12,7 +12,7 @@ from agent.arithmetic import softmax_table
 from agent.modelfile import Header, Model, assemble
 
 RANGE = {"u8": (0, 255), "s8": (-128, 127)}
-NUMPY = {"u8": np.uint8, "s8": np.int8, "f32": np.float32}
+NUMPY = {"u8": np.uint8, "s8": np.int8, "s32": np.int32, "f32": np.float32}
 
 
 @dataclass
@@ -38,8 +38,8 @@ class Sketch:
 
     def tensor(self, shape, dtype=None, like: g.Tensor | None = None, name: str = "") -> g.Tensor:
         name = name or f"t{len(self.tensors)}"
-        if dtype == "f32":
-            t = g.Tensor(name, tuple(shape), "f32")
+        if dtype in ("f32", "s32"):
+            t = g.Tensor(name, tuple(shape), dtype)
         elif like is not None:
             t = g.Tensor(name, tuple(shape), like.dtype, like.scale, like.zero_point)
         else:
@@ -132,6 +132,8 @@ def random_inputs(model: Model, rng: np.random.Generator) -> dict[str, np.ndarra
         if t.dtype == "f32":
             x = rng.normal(0, 30, t.shape).astype(np.float32)
             x.ravel()[:: max(1, x.size // 5)] = rng.choice(np.float32([np.nan, np.inf, -np.inf, 1e30, 0.5]))
+        elif t.dtype == "s32":
+            x = rng.integers(-(2**31), 2**31, t.shape)
         else:
             low, high = RANGE[t.dtype]
             x = rng.choice([low, high], t.shape) if rng.random() < 0.3 else rng.integers(low, high + 1, t.shape)
@@ -246,27 +248,28 @@ def lut(s: Sketch) -> Model:
 
 
 def concat(s: Sketch) -> Model:
-    rank = s.int(1, 4)
-    shape, axis = [s.int(1, 9) for _ in range(rank)], s.int(0, rank - 1)
-    dtype = "f32" if s.chance(0.2) else None
+    rank = s.int(1, 6)
+    shape, axis = [s.int(1, 9 if rank < 5 else 4) for _ in range(rank)], s.int(0, rank - 1)
+    dtype = str(s.rng.choice(["f32", "s32"])) if s.chance(0.3) else None
     out_shape, parts = list(shape), []
     out_shape[axis] = 0
     for _ in range(s.int(1, 4)):
         part = list(shape)
         part[axis] = s.int(1, 9)
         out_shape[axis] += part[axis]
-        parts.append(s.tensor(part, dtype, like=parts[0] if parts and dtype != "f32" and s.chance(0.3) else None))
-    y = s.tensor(out_shape, dtype, like=parts[0] if dtype != "f32" and s.chance(0.3) else None)
+        parts.append(s.tensor(part, dtype, like=parts[0] if parts and not dtype and s.chance(0.3) else None))
+    y = s.tensor(out_shape, dtype, like=parts[0] if not dtype and s.chance(0.3) else None)
     s.nodes.append(g.Concat("n", tuple(p.name for p in parts), y.name, axis))
     return s.model(parts, [y])
 
 
 def reshape(s: Sketch) -> Model:
     n, h, w, c = (s.int(1, 8) for _ in range(4))
-    shapes = [(n, h, w, c), (n, h * w * c), (n * h * w, c), (n, h * w, c), (n * h, w * c), (n * h * w * c,)]
-    a, b = shapes[s.int(0, 5)], shapes[s.int(0, 5)]
-    x = s.tensor(a, "f32" if s.chance(0.2) else None)
-    y = s.tensor(b, "f32") if x.dtype == "f32" else s.tensor(b, like=x)
+    shapes = [(n, h, w, c), (n, h * w * c), (n * h * w, c), (n, h * w, c), (n * h, w * c), (n * h * w * c,),
+              (n, h, 1, w, c), (1, n, h, w, 1, c)]  # fmt: skip
+    a, b = shapes[s.int(0, 7)], shapes[s.int(0, 7)]
+    x = s.tensor(a, str(s.rng.choice(["f32", "s32"])) if s.chance(0.3) else None)
+    y = s.tensor(b, like=x)
     s.nodes.append(g.Reshape("n", x.name, y.name))
     return s.model([x], [y])
 

@@ -7,7 +7,7 @@ import numpy as np
 from agent import graph as g
 
 RANGE = {"u8": (0, 255), "s8": (-128, 127)}
-NUMPY = {"u8": np.uint8, "s8": np.int8, "f32": np.float32}
+NUMPY = {"u8": np.uint8, "s8": np.int8, "s32": np.int32, "f32": np.float32}
 
 
 def evaluate(graph: g.Graph, constants: dict, inputs: dict) -> dict:
@@ -109,7 +109,7 @@ def _lut(node, tensors, constants, values):
 
 def _concat(node, tensors, constants, values):
     y = tensors[node.output]
-    if y.dtype == "f32":
+    if y.dtype not in RANGE:
         return np.concatenate([values[n] for n in node.inputs], node.axis)
     parts = []
     for name in node.inputs:
@@ -120,6 +120,51 @@ def _concat(node, tensors, constants, values):
 
 def _reshape(node, tensors, constants, values):
     return values[node.input].reshape(tensors[node.output].shape)
+
+
+def _transpose(node, tensors, constants, values):
+    return np.transpose(values[node.input], node.axes)
+
+
+def _slice(node, tensors, constants, values):
+    counts = tensors[node.output].shape
+    ranges = [[b + i * s for i in range(n)] for b, s, n in zip(node.begin, node.step, counts, strict=True)]
+    return values[node.input][np.ix_(*ranges)]
+
+
+def _expand(node, tensors, constants, values):
+    return np.broadcast_to(values[node.input], tensors[node.output].shape)
+
+
+def _pad(node, tensors, constants, values):
+    x = values[node.input]
+    y = np.full(tensors[node.output].shape, node.value, x.dtype)
+    places = [
+        [b + i * (gap + 1) for i in range(n)] for b, gap, n in zip(node.before, node.interior, x.shape, strict=True)
+    ]
+    y[np.ix_(*places)] = x
+    return y
+
+
+def _resize2d(node, tensors, constants, values):
+    x = values[node.input].astype(np.int64)
+    y0, y1, wy = (v[None, :, None, None] for v in constants[node.rows].astype(np.int64).T)
+    x0, x1, wx = (v[None, None, :, None] for v in constants[node.columns].astype(np.int64).T)
+    n, c = np.arange(x.shape[0])[:, None, None, None], np.arange(x.shape[3])
+
+    def row(y):
+        return (2048 - wx) * x[n, y, x0, c] + wx * x[n, y, x1, c]
+
+    q = ((2048 - wy) * row(y0) + wy * row(y1) + 2**21) >> 22
+    return q.astype(values[node.input].dtype)
+
+
+def _argmax(node, tensors, constants, values):
+    return values[node.input].argmax(-1).astype(np.int32).reshape(tensors[node.output].shape)
+
+
+def _constant(node, tensors, constants, values):
+    return constants[node.value]
 
 
 def _quantize(node, tensors, constants, values):
@@ -148,6 +193,13 @@ _NODE = {
     g.Lut: _lut,
     g.Concat: _concat,
     g.Reshape: _reshape,
+    g.Transpose: _transpose,
+    g.Slice: _slice,
+    g.Expand: _expand,
+    g.Pad: _pad,
+    g.Resize2d: _resize2d,
+    g.ArgMax: _argmax,
+    g.Constant: _constant,
     g.Quantize: _quantize,
     g.Dequantize: _dequantize,
     g.Softmax: _softmax,

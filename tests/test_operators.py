@@ -7,18 +7,19 @@ import pytest
 
 from agent import load
 from agent.engine import native
+from tests.moves import MOVES
 from tests.operators import OPERATORS, Sketch, random_inputs
 from tests.reference import evaluate
 
 CASES = 200
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", OPERATORS | MOVES)
 def test_every_backend_gives_the_reference_bytes(operator: str) -> None:
     assert "avx2" not in native.isas() or len(native.isas()) > 1
     for case in range(CASES):
         rng = np.random.default_rng([case, len(operator)])
-        model = OPERATORS[operator](Sketch(rng))
+        model = (OPERATORS | MOVES)[operator](Sketch(rng))
         inputs = random_inputs(model, rng)
         expected = evaluate(model.header.graph, model.constants, inputs)
         engines = {f"native {isa} x{1 + case % 2}": load(model, 1 + case % 2, "native", isa) for isa in native.isas()}

@@ -35,12 +35,9 @@ def available() -> bool:
     return IMPORT_ERROR is None
 
 
-_COMING = (g.Aten, g.Transpose, g.Slice, g.Expand, g.Pad, g.Resize2d, g.ArgMax, g.Constant)
-
-
 def supports(node: g.Node) -> bool:
     """Whether the node has a native kernel."""
-    return not isinstance(node, _COMING)
+    return not isinstance(node, g.Aten)
 
 
 def isas() -> list[str]:
@@ -147,7 +144,8 @@ class _Lowering:
     def id(self, name: str) -> int:
         if name not in self.ids:
             t = self.tensors[name]
-            dtype, zero_point = ("f32", 0) if t.dtype == "f32" else ("u8", arithmetic.canonical_zero_point(t))
+            quantized = t.dtype in arithmetic.QUANTIZED
+            dtype, zero_point = ("u8", arithmetic.canonical_zero_point(t)) if quantized else (t.dtype, 0)
             self.ids[name] = self.builder.tensor(list(t.shape), dtype, zero_point)
         return self.ids[name]
 
@@ -168,8 +166,12 @@ class _Lowering:
         return cast(NDArray[np.float32], self.constants[name])
 
     def clamp(self, node: g.Conv2d | g.Linear | g.AvgPool2d | g.Add | g.Mul | g.LayerNorm | g.Matmul) -> tuple[int, int]:
-        shift = 128 if self.tensors[node.output].dtype == "s8" else 0
+        shift = self.shift(node.output)
         return node.lo + shift, node.hi + shift
+
+    def shift(self, name: str) -> int:
+        """From the tensor's container units to canonical ones."""
+        return 128 if self.tensors[name].dtype == "s8" else 0
 
     def lower(self, node: g.Node) -> None:
         b, t = self.builder, self.tensors
@@ -210,10 +212,33 @@ class _Lowering:
                 b.lut(node.name, self.id(node.input), self.id(node.output), table)
             case g.Concat():
                 out = t[node.output]
-                tables = [arithmetic.requantize_table(t[n], out) if out.dtype != "f32" else None for n in node.inputs]
+                quantized = out.dtype in arithmetic.QUANTIZED
+                tables = [arithmetic.requantize_table(t[n], out) if quantized else None for n in node.inputs]
                 b.concat(node.name, [self.id(n) for n in node.inputs], self.id(node.output), node.axis, tables)
             case g.Reshape():
                 b.reshape(node.name, self.id(node.input), self.id(node.output))
+            case g.Transpose():
+                b.transpose(node.name, self.id(node.input), self.id(node.output), node.axes)
+            case g.Slice():
+                b.slice(node.name, self.id(node.input), self.id(node.output), node.begin, node.step)
+            case g.Expand():
+                b.expand(node.name, self.id(node.input), self.id(node.output))
+            case g.Pad():
+                value = node.value + self.shift(node.output)
+                b.pad(
+                    node.name, self.id(node.input), self.id(node.output), node.before, node.after, node.interior, value
+                )
+            case g.Resize2d():
+                b.resize2d(
+                    node.name, self.id(node.input), self.id(node.output), self.s32(node.rows), self.s32(node.columns)
+                )
+            case g.ArgMax():
+                b.argmax(node.name, self.id(node.input), self.id(node.output))
+            case g.Constant():
+                array = self.constants[node.value]
+                if array.dtype == np.int8:
+                    array = array.view(np.uint8) ^ np.uint8(128)
+                b.constant(node.name, self.id(node.output), array)
             case g.Quantize():
                 b.quantize(node.name, self.id(node.input), self.id(node.output), t[node.output].scale)
             case g.Dequantize():

@@ -147,42 +147,6 @@ void Builder::lut(const std::string& name, int in, int out, std::span<const uint
   impl_->push(name, {in}, out, op);
 }
 
-void Builder::concat(const std::string& name, std::span<const int> in, int out, int axis,
-                     const std::vector<std::span<const uint8_t>>& tables) {
-  const Tensor& y = impl_->tensor(out, name);
-  impl_->target(out, y.dtype, name);
-  const int rank = static_cast<int>(y.shape.size());
-  Impl::require(rank >= 1 && rank <= 4, name, "concatenation takes tensors of rank 1 to 4");
-  Impl::require(axis >= 0 && axis < rank, name, "the axis lies outside the shape");
-  Impl::require(!in.empty() && tables.size() == in.size(), name, "every input needs its table, or an empty one");
-  int64_t extent = 0;
-  ConcatOp op{axis + 4 - rank, {}, {}, &lut_kernel(impl_->sketch.isa)};
-  for (size_t i = 0; i < in.size(); ++i) {
-    const Tensor& x = impl_->source(in[i], y.dtype, name);
-    std::vector<int64_t> shape = x.shape;
-    Impl::require(shape.size() == y.shape.size(), name, "all ranks must be the same");
-    extent += shape[static_cast<size_t>(axis)];
-    shape[static_cast<size_t>(axis)] = y.shape[static_cast<size_t>(axis)];
-    Impl::require(shape == y.shape, name, "shapes may differ in the axis of concatenation only");
-    Impl::require(tables[i].empty() || (tables[i].size() == 256 && y.dtype == Dtype::u8), name,
-                  "a table has 256 entries, and is for int8 only");
-    op.plain.push_back(tables[i].empty());
-    op.tables.emplace_back();
-    std::copy(tables[i].begin(), tables[i].end(), op.tables.back().begin());
-  }
-  Impl::require(extent == y.shape[static_cast<size_t>(axis)], name, "the inputs' extents must sum to the output's");
-  impl_->push(name, {in.begin(), in.end()}, out, std::move(op));
-}
-
-void Builder::reshape(const std::string& name, int in, int out) {
-  const Tensor& y = impl_->tensor(out, name);
-  const Tensor& x = impl_->source(in, y.dtype, name);
-  impl_->target(out, y.dtype, name);
-  Impl::require(x.count() == y.count(), name, "input and output must have the same number of elements");
-  Impl::require(x.zero_point == y.zero_point, name, "input and output must have the same quantization");
-  impl_->push(name, {in}, out, ReshapeOp{});
-}
-
 void Builder::quantize(const std::string& name, int in, int out, float scale) {
   const Tensor &x = impl_->source(in, Dtype::f32, name), &y = impl_->target(out, Dtype::u8, name);
   Impl::require(x.shape == y.shape, name, "input and output must have the same shape");
@@ -198,8 +162,7 @@ void Builder::dequantize(const std::string& name, int in, int out, float scale) 
 }
 
 std::unique_ptr<Program> Builder::build() {
-  Impl::require(!impl_->sketch.inputs.empty() && !impl_->sketch.outputs.empty(), "program",
-                "it needs an input and an output");
+  Impl::require(!impl_->sketch.outputs.empty(), "program", "it needs an output");
   impl_->pack_all();
   return std::make_unique<Program>(plan(std::move(impl_->sketch)));
 }

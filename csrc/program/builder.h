@@ -47,6 +47,18 @@ struct Builder::Impl {
     require(t.dtype == dtype, name, "the output has the wrong dtype");
     return t;
   }
+  // Input and output of an operator that keeps dtype and rank.
+  struct Pair {
+    const Tensor &in, &out;
+  };
+  Pair same_kind(int in, int out, const std::string& name) const {
+    const Tensor& y = tensor(out, name);
+    const Tensor& x = source(in, y.dtype, name);
+    target(out, y.dtype, name);
+    require(x.shape.size() == y.shape.size() && x.shape.size() <= kMoveRank, name,
+            "input and output must have the same rank, 8 or less");
+    return {x, y};
+  }
   template <typename Params>
   void push(const std::string& name, std::vector<int> inputs, int output, Params params) {
     sketch.ops.push_back({name, std::move(inputs), output, std::move(params), choice(name)});
@@ -56,6 +68,8 @@ struct Builder::Impl {
     const auto found = choices.find(name);
     return found == choices.end() ? Choice{} : found->second;
   }
+
+  void push_move(const std::string& name, int in, int out, std::vector<MoveOp::Axis> axes);
 
   // For the operator pushed last: the first of these kernels that can prove its sums packs the weights.
   template <typename Params, typename Kernel>

@@ -7,14 +7,17 @@
 #include <vector>
 
 #include "../kernels/add/add.h"
+#include "../kernels/argmax/argmax.h"
 #include "../kernels/conv/conv.h"
 #include "../kernels/depthwise/depthwise.h"
 #include "../kernels/layer_norm/layer_norm.h"
 #include "../kernels/linear/linear.h"
 #include "../kernels/lut/lut.h"
 #include "../kernels/matmul/matmul.h"
+#include "../kernels/move/move.h"
 #include "../kernels/mul/mul.h"
 #include "../kernels/pool/pool.h"
+#include "../kernels/resize/resize.h"
 #include "../kernels/softmax/softmax.h"
 #include "choice.h"
 #include "program.h"
@@ -29,7 +32,7 @@ struct Tensor {
   int32_t zero_point = 0;
 
   int64_t count() const { return static_cast<int64_t>(n) * h * w * c; }
-  size_t element() const { return dtype == Dtype::f32 ? 4 : 1; }
+  size_t element() const { return dtype == Dtype::u8 ? 1 : 4; }
   size_t bytes() const { return static_cast<size_t>(count()) * element(); }
 };
 
@@ -75,11 +78,36 @@ struct LutOp {
 };
 struct ConcatOp {
   int axis;                   // 0..3 of NHWC
+  int inner;                  // of the axes that fold into n, those behind the axis: the product of their extents
+  std::vector<int> extents;   // along the axis, one an input
   std::vector<Table> tables;  // one an input
   std::vector<bool> plain;    // its table is the identity
   const LutKernel* kernel;
 };
 struct ReshapeOp {};
+// Element i of the output is element begin + i * step of the input, axis by axis.
+struct MoveOp {
+  struct Axis {
+    size_t from;  // the input's axis
+    int64_t begin, step;
+  };
+  std::vector<Axis> axes;  // one an axis of the output
+  int64_t run;             // where the output is a run of the input's elements: its first one, or -1
+  const MoveKernel* kernel;
+};
+struct PadOp {
+  std::vector<int64_t> before, step;  // element i of the input is the output's at before + i * step
+  uint8_t value;
+  const MoveKernel* kernel;
+};
+struct ResizeOp {
+  std::vector<Blend> rows, columns;
+  bool nearest;
+  const ResizeKernel* kernel;
+};
+struct ArgMaxOp {
+  const ArgMaxKernel* kernel;
+};
 struct QuantizeOp {
   float scale;
 };
@@ -105,8 +133,8 @@ struct Op {
   std::string name;
   std::vector<int> inputs;
   int output;
-  std::variant<ConvOp, DepthwiseOp, LinearOp, MaxPoolOp, AvgPoolOp, AddOp, MulOp, LutOp, ConcatOp, ReshapeOp,
-               QuantizeOp, DequantizeOp, SoftmaxOp, LayerNormOp, MatmulOp>
+  std::variant<ConvOp, DepthwiseOp, LinearOp, MaxPoolOp, AvgPoolOp, AddOp, MulOp, LutOp, ConcatOp, ReshapeOp, MoveOp,
+               PadOp, ResizeOp, ArgMaxOp, QuantizeOp, DequantizeOp, SoftmaxOp, LayerNormOp, MatmulOp>
       params;
   Choice choice;
 };
@@ -114,6 +142,13 @@ struct Op {
 struct Border {
   int tensor;
   bool flip;
+};
+
+// A tensor that never changes: its bytes in row-major order.
+struct Fixed {
+  std::string name;
+  int tensor;
+  std::vector<uint8_t> bytes;
 };
 
 // All that a program is made from.
@@ -124,6 +159,7 @@ struct Sketch {
   std::vector<Tensor> tensors;
   std::vector<Op> ops;
   std::vector<Border> inputs, outputs;
+  std::vector<Fixed> constants;
 };
 
 }  // namespace int8d

@@ -34,8 +34,12 @@ std::vector<Place> find_places(const Sketch& sketch) {
     if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) widen(places[in], dw->shape, sketch.tensors[in]);
   }
   for (const Op& op : sketch.ops) {
-    Place &from = places[static_cast<size_t>(op.inputs[0])], &to = places[static_cast<size_t>(op.output)];
-    if (std::holds_alternative<ReshapeOp>(op.params) && !from.halo() && !to.halo()) to.root = from.root;
+    const auto in = static_cast<size_t>(op.inputs[0]);
+    Place &from = places[in], &to = places[static_cast<size_t>(op.output)];
+    int64_t first = 0;
+    if (from.halo() || to.halo() || !is_run(op, first)) continue;
+    to.root = from.root;
+    to.shift = from.shift + static_cast<size_t>(first) * sketch.tensors[in].element();
   }
   return places;
 }
@@ -66,6 +70,8 @@ size_t place_all(const Sketch& sketch, const std::vector<int>& into, std::vector
     if (into[i] < 0) touch(sketch.ops[i].output, step);
   }
   for (const Border& output : sketch.outputs) touch(output.tensor, static_cast<int>(sketch.ops.size()) + 1);
+  for (const Fixed& constant : sketch.constants)  // laid down once, to be there at every run
+    for (int step : {0, static_cast<int>(sketch.ops.size()) + 1}) touch(constant.tensor, step);
 
   std::vector<size_t> used;
   std::vector<Lifetime> packed;
@@ -81,7 +87,7 @@ size_t place_all(const Sketch& sketch, const std::vector<int>& into, std::vector
     const size_t columns = static_cast<size_t>(t.w + p.left + p.right);
     p.offset = packed[i].offset + (p.top * columns + p.left) * t.c * t.element();
   }
-  for (Place& p : places) p.offset = places[static_cast<size_t>(p.root)].offset;
+  for (Place& p : places) p.offset = places[static_cast<size_t>(p.root)].offset + p.shift;
   return total + kOverread;
 }
 
@@ -98,9 +104,13 @@ size_t weights(const Op& op) {
 }
 
 // Bytes that a worker needs beside the arena.
-size_t scratch(const Op& op) {
+size_t scratch(const Sketch& sketch, const Op& op) {
   if (const auto* conv = std::get_if<ConvOp>(&op.params)) return conv->kernel->scratch(conv->shape);
   if (const auto* matmul = std::get_if<MatmulOp>(&op.params)) return matmul->kernel->scratch(matmul->shape);
+  if (std::holds_alternative<ResizeOp>(op.params)) {
+    const Tensor& out = sketch.tensors[static_cast<size_t>(op.output)];
+    return 2 * static_cast<size_t>(out.w) * static_cast<size_t>(out.c) * sizeof(int32_t);  // resize.h
+  }
   return 0;
 }
 
@@ -156,6 +166,12 @@ std::vector<int> find_fusions(const Sketch& sketch, const std::vector<int>& take
   return into;
 }
 
+bool is_run(const Op& op, int64_t& first) {
+  const auto* move = std::get_if<MoveOp>(&op.params);
+  first = move ? move->run : 0;
+  return std::holds_alternative<ReshapeOp>(op.params) || (move && move->run >= 0);
+}
+
 std::unique_ptr<Program::Impl> plan(Sketch sketch) {
   const std::vector<int> into = find_fusions(sketch, find_takers(sketch));
   std::vector<Place> places = find_places(sketch);
@@ -163,18 +179,24 @@ std::unique_ptr<Program::Impl> plan(Sketch sketch) {
   std::vector<const Op*> fused(sketch.ops.size(), nullptr);  // by taker: the convolution that it takes over
   auto program = std::make_unique<Program::Impl>(std::move(sketch), std::move(places), bytes);
   const Sketch& s = program->sketch;
+  for (const Fixed& constant : s.constants) {
+    lay(*program, constant);
+    program->infos.push_back({{constant.name}, "constant", 0, Split::automatic});
+  }
   std::vector<size_t> op_of_step(s.inputs.size(), s.ops.size());
-  for (size_t i = 0; i < s.inputs.size(); ++i) program->steps.push_back({{}, copy_in(*program, i), 0});
+  const size_t first =
+      s.ops.empty() ? 0 : s.constants.size();  // step that is no constant, which the copying counts with
+  for (size_t i = 0; i < s.inputs.size(); ++i) program->steps.push_back({{}, copy_in(*program, i), first});
   for (size_t i = 0; i < s.ops.size(); ++i) {
     const Op& op = s.ops[i];
     program->weight_bytes += weights(op);
-    program->scratch_bytes = std::max(program->scratch_bytes, (scratch(op) + 63) / 64 * 64);
+    program->scratch_bytes = std::max(program->scratch_bytes, (scratch(s, op) + 63) / 64 * 64);
     const Place& out = program->places[static_cast<size_t>(op.output)];
     if (into[i] >= 0) {
       fused[static_cast<size_t>(into[i])] = &op;
       continue;
     }
-    if (std::holds_alternative<ReshapeOp>(op.params) && out.root != op.output) {
+    if (out.root != op.output) {
       program->infos.push_back({{op.name}, "alias", 0, Split::automatic});
       continue;
     }

@@ -16,7 +16,8 @@ namespace int8d {
 // Where a tensor lies: its slot in the arena and the halo around each of its maps, in pixels.
 struct Place {
   int top = 0, left = 0, bottom = 0, right = 0;
-  int root = -1;      // the tensor whose slot it shares: itself, or, behind a reshape, the source
+  int root = -1;      // the tensor whose slot it shares: itself, or, behind a step that is no work, the source
+  size_t shift = 0;   // of its first element from that tensor's, in bytes
   size_t offset = 0;  // of element (0, 0, 0, 0)
 
   bool halo() const { return top || left || bottom || right; }
@@ -90,6 +91,20 @@ std::vector<int> find_fusions(const Sketch& sketch, const std::vector<int>& take
 // How a convolution is divided, where `wanted` may be impossible.
 Split resolve_split(Split wanted, const ConvShape& shape, int panels, int workers);
 std::vector<Option> options_of(const Sketch& sketch);
+
+// Whether an operator may be no work at all: its output's elements lie in its input as they are. If so, `first` is the
+// first of them.
+bool is_run(const Op& op, int64_t& first);
+// Copies a constant to its place (move_steps.cpp).
+void lay(const Program::Impl& program, const Fixed& constant);
+
+// What a step does, and the kernel's name for people.
+struct Bound {
+  const char* kernel = "";
+  Work work{};
+};
+// Of an operator that only moves or picks elements; no work for any other (move_steps.cpp).
+Bound bind_move(const Program::Impl& program, const Op& op);
 
 // Appends the steps that run `op` (steps.cpp); `taker` is the sum or the table fused into a
 // convolution, or null.

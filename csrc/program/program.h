@@ -17,7 +17,7 @@
 
 namespace int8d {
 
-enum class Dtype { u8, f32 };
+enum class Dtype { u8, s32, f32 };
 
 struct StepInfo {
   std::vector<std::string> names;  // of the operators that the step does: two where one is fused into the other
@@ -100,6 +100,24 @@ class Builder {
   void concat(const std::string& name, std::span<const int> in, int out, int axis,
               const std::vector<std::span<const uint8_t>>& tables);
   void reshape(const std::string& name, int in, int out);
+
+  // These keep the quantization. Axis i of the output is axis axes[i] of the input.
+  void transpose(const std::string& name, int in, int out, std::span<const int> axes);
+  // Element i of an axis is the input's begin + i * step.
+  void slice(const std::string& name, int in, int out, std::span<const int64_t> begin, std::span<const int64_t> step);
+  // Axes of extent 1 are repeated to the output's extent.
+  void expand(const std::string& name, int in, int out);
+  // u8. `value` before, behind and, `interior` times, between the elements of each axis.
+  void pad(const std::string& name, int in, int out, std::span<const int64_t> before, std::span<const int64_t> after,
+           std::span<const int64_t> interior, int value);
+  // rows: [oh, 3], columns: [ow, 3] of (low, high, weight of high in 2048ths).
+  void resize2d(const std::string& name, int in, int out, std::span<const int32_t> rows,
+                std::span<const int32_t> columns);
+  // u8 to s32: the index of the first largest element of the last axis.
+  void argmax(const std::string& name, int in, int out);
+  // bytes: of all elements, in row-major order; copied.
+  void constant(const std::string& name, int out, std::span<const uint8_t> bytes);
+
   void quantize(const std::string& name, int in, int out, float scale);
   void dequantize(const std::string& name, int in, int out, float scale);
 

@@ -143,56 +143,6 @@ Work mul_work(const Program::Impl& program, const Op& op, const MulOp& mul) {
   };
 }
 
-Work concat_work(const Program::Impl& program, const Op& op, const ConcatOp& concat) {
-  const Side out = side(program, op.output);
-  std::vector<Side> in;
-  for (int id : op.inputs) in.push_back(side(program, id));
-  const ConcatOp* params = &concat;
-  const size_t element = out.tensor->element();
-  auto copy = [=](size_t i, const uint8_t* from, uint8_t* to, size_t bytes) {
-    if (params->plain[i])
-      std::memcpy(to, from, bytes);
-    else
-      params->kernel->run(from, to, bytes, params->tables[i].data());
-  };
-  return by_rows(out, [=](int row) {
-    const int n = row / out.tensor->h, y = row % out.tensor->h;
-    int at = 0;  // along the axis
-    for (size_t i = 0; i < in.size(); ++i) {
-      const Tensor& t = *in[i].tensor;
-      const int extents[] = {t.n, t.h, t.w, t.c}, extent = extents[params->axis];
-      if (params->axis == 0 || params->axis == 1) {  // whole rows
-        const int here = (params->axis == 0 ? n : y) - at;
-        if (here >= 0 && here < extent)
-          copy(i, params->axis == 0 ? in[i].view.at(here, y, 0) : in[i].view.at(n, here, 0), out.row(row),
-               out.row_count() * element);
-      } else if (params->axis == 2) {
-        copy(i, in[i].row(row), out.view.at(n, y, at), in[i].row_count() * element);
-      } else {
-        for (int x = 0; x < t.w; ++x)
-          copy(i, in[i].view.at(n, y, x), out.view.at(n, y, x) + static_cast<size_t>(at) * element,
-               static_cast<size_t>(t.c) * element);
-      }
-      at += extent;
-    }
-  });
-}
-
-// A reshape between layouts that differ in their halos: bytes in row-major order.
-Work reshape_work(const Program::Impl& program, const Op& op) {
-  const Side in = side(program, op.inputs[0]), out = side(program, op.output);
-  const size_t element = out.tensor->element(), from_row = in.row_count() * element, to_row = out.row_count() * element;
-  return by_rows(out, [=](int row) {
-    uint8_t* to = out.row(row);
-    for (size_t done = 0; done < to_row;) {
-      const size_t at = static_cast<size_t>(row) * to_row + done, skip = at % from_row;
-      const size_t bytes = std::min(to_row - done, from_row - skip);
-      std::memcpy(to + done, in.row(static_cast<int>(at / from_row)) + skip, bytes);
-      done += bytes;
-    }
-  });
-}
-
 // In elements, of which a core does 8 or more a cycle. Sharing less than this costs more, at the barrier, than it
 // saves.
 constexpr int64_t kSmall = 8192;
@@ -245,8 +195,7 @@ Step bind(const Program::Impl& program, const Op& op, const Op* taker) {
     return step(o->kernel->name,
                 by_rows(out, [=](int row) { run(in.row(row), out.row(row), out.row_count(), table); }));
   }
-  if (const auto* o = std::get_if<ConcatOp>(&op.params)) return step("concat", concat_work(program, op, *o));
-  if (std::holds_alternative<ReshapeOp>(op.params)) return step("reshape", reshape_work(program, op));
+  if (Bound move = bind_move(program, op); move.work) return step(move.kernel, std::move(move.work));
   if (const auto* o = std::get_if<QuantizeOp>(&op.params)) {
     const float scale = o->scale;
     return step("quantize_u8", by_rows(out, [=](int row) {
