@@ -138,7 +138,7 @@ def constant(s: Sketch) -> Model:
 
 
 def attention(s: Sketch) -> Model:
-    """What a transformer does between its products: heads apart, one of three picked, rows as columns, heads together."""
+    """What a transformer does between its products: heads apart, one of three picked, turned, heads together."""
     rows, heads, d = s.int(1, 50), s.int(1, 6), s.int(1, 40)
     x = s.tensor((1, rows, 3 * heads * d))
 

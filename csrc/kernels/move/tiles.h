@@ -82,7 +82,16 @@ void wide_tiles(const Plane& p) {
 
 template <typename V>
 void transpose_bytes(const Plane& p) {
-  p.columns <= 16 && p.rows > 16 ? wide_tiles<V>(p) : tall_tiles<V>(p);
+  constexpr int64_t kTall = 16 * V::kLanes;
+  const int64_t left = p.columns % kTall;
+  const bool wide = left > 0 && left <= 16 && p.rows > 16;  // these take less as a wide tile's rows
+  Plane tall = p, rest = p;
+  tall.columns -= wide ? left : 0;
+  tall_tiles<V>(tall);
+  if (!wide) return;
+  rest.columns = left;
+  rest.in += tall.columns * p.in_column, rest.out += tall.columns;
+  wide_tiles<V>(rest);
 }
 
 // Elements of 4 bytes, 8 x 8: two turns of unpacking within the lanes, then their halves change places. 24 shuffles.

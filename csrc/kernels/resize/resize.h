@@ -2,7 +2,7 @@
 //
 // Columns first: a row of the input becomes a row of the output's width in 2048ths, exact in 32 bits; two of those,
 // which neighbouring rows of the output share, become one of the output. Sums of integers have no order, so this is
-// exact.
+// exact, and the 2^21 that rounds is there already as 2^10 in each of the two: (2048 - weight + weight) * 2^10.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -30,9 +30,9 @@ struct ResizeCall {
 struct ResizeKernel {
   const char* name;
   Isa isa;
-  // out[x * c + i] = (2048 - weight) * in[low * pixel + i] + weight * in[high * pixel + i], for every column x
+  // out[x * c + i] = (2048 - weight) * in[low * pixel + i] + weight * in[high * pixel + i] + 2^10
   void (*columns)(const uint8_t* in, ptrdiff_t pixel, std::span<const Blend> columns, int c, int32_t* out);
-  // out[i] = ((2048 - weight) * low[i] + weight * high[i] + 2^21) >> 22
+  // out[i] = ((2048 - weight) * low[i] + weight * high[i]) >> 22
   void (*rows)(const int32_t* low, const int32_t* high, int32_t weight, size_t count, uint8_t* out);
 };
 
