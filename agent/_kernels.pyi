@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 _U8 = NDArray[np.uint8]
 _S8 = NDArray[np.int8]
+_S16 = NDArray[np.int16]
 _S32 = NDArray[np.int32]
 _F32 = NDArray[np.float32]
 _Pair = tuple[int, int]
@@ -41,11 +42,11 @@ class Builder:
     def options(self) -> list[tuple[str, str, list[tuple[str, str, bool]]]]: ...
     # A weight is the sum of `weight` and `rest`, which has the same shape, or is None where all fit s8.
     def conv2d(
-        self, name: str, input: int, output: int, weight: _S8, rest: _S8 | None, bias: _S32, multiplier: _F32,
+        self, name: str, input: int, output: int, weight: _S8, rest: _S16 | None, bias: _S32, multiplier: _F32,
         stride: _Pair, padding: _Quad, dilation: _Pair, groups: int, lo: int, hi: int,
     ) -> None: ...  # fmt: skip
     def linear(
-        self, name: str, input: int, output: int, weight: _S8, rest: _S8 | None, bias: _S32, multiplier: _F32,
+        self, name: str, input: int, output: int, weight: _S8, rest: _S16 | None, bias: _S32, multiplier: _F32,
         lo: int, hi: int,
     ) -> None: ...  # fmt: skip
     def max_pool2d(

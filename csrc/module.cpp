@@ -30,11 +30,11 @@ using Weight = py::keep_alive<1, 5>;
 using Rest = py::keep_alive<1, 6>;
 using Bias = py::keep_alive<1, 7>;
 using Multiplier = py::keep_alive<1, 8>;
-using OptionalRest = std::optional<Array<int8_t>>;
+using OptionalRest = std::optional<Array<int16_t>>;
 
 int8d::WeightsDef weights(const Array<int8_t>& weight, const OptionalRest& rest, const Array<int32_t>& bias,
                           const Array<float>& multiplier, int lo, int hi) {
-  return {span(weight), span(bias), span(multiplier), lo, hi, rest ? span(*rest) : std::span<const int8_t>()};
+  return {span(weight), span(bias), span(multiplier), lo, hi, rest ? span(*rest) : std::span<const int16_t>()};
 }
 
 int8d::WindowDef window(std::array<int, 2> kernel, std::array<int, 2> stride, std::array<int, 4> padding,

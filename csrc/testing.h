@@ -59,10 +59,10 @@ struct Random {
     return w;
   }
   // Makes `w` u8 weights less a zero point, as much of them as s8 holds; returns the rest, empty where there is none.
-  std::vector<int8_t> rests(std::vector<int8_t>& w, int kind) {
+  std::vector<int16_t> rests(std::vector<int8_t>& w, int kind) {
     constexpr int kZeroPoints[] = {0, 128, 255};
     const int zero_point = in(0, 1) ? in(0, 255) : kZeroPoints[in(0, 2)];
-    std::vector<int8_t> rest(w.size());
+    std::vector<int16_t> rest(w.size());
     bool any = false;
     for (size_t i = 0; i < w.size(); ++i) {
       // By kind: all bytes, the extremes, or few of those: by chance, or what is farther away in every other step.
@@ -72,7 +72,7 @@ struct Random {
                        : kind == 0      ? in(0, 255)
                                         : std::clamp(zero_point + in(-60, 60), 0, 255);
       w[i] = static_cast<int8_t>(std::clamp(byte - zero_point, -128, 127));
-      rest[i] = static_cast<int8_t>(byte - zero_point - w[i]);
+      rest[i] = static_cast<int16_t>(byte - zero_point - w[i]);
       any = any || rest[i];
     }
     if (!any) rest.clear();

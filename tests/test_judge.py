@@ -119,6 +119,64 @@ def test_the_float_network_is_what_the_integers_stand_for(small: Model) -> None:
     assert not (ours == theirs).all()
 
 
+def unsigned(far: bool) -> tuple[Model, dict[str, np.ndarray]]:
+    """A convolution and a linear layer of u8 weights, and a difference. far: some less their zero point leave s8."""
+    s = Sketch(np.random.default_rng(4))
+    x, other = (s.tensor((1, 6, 6, 4), "u8") for _ in range(2))
+    flat, y = s.tensor((1, 144), "u8"), s.tensor((1, 10), "u8")
+    tensors = [
+        g.Tensor(t.name, t.shape, t.dtype, 0.02, zp) for t, zp in zip(s.tensors, (7, 130, 120, 128), strict=True)
+    ]
+    conv, difference = (g.Tensor(n, x.shape, "u8", 0.02, 120) for n in ("conv", "difference"))
+    flat = tensors[2]
+    s.tensors = [*tensors, conv, difference, g.Tensor("out", y.shape, "f32")]
+
+    def weights(shape: tuple[int, ...], zero_point: int) -> dict[str, object]:
+        w = np.rint(s.rng.normal(zero_point, 20, shape)).clip(0, 255).astype(np.uint8)
+        if far:
+            w.ravel()[::11] = 255
+        return {
+            "weight": s.constant(w),
+            "bias": s.constant(np.zeros(shape[0], np.int32)),
+            "multiplier": s.constant(np.full(shape[0], 0.004, np.float32)),
+            "weight_zero_point": zero_point,
+        }
+
+    s.nodes = [
+        g.Conv2d("conv", x.name, "conv", lo=0, hi=255, padding=(1, 1, 1, 1), **weights((4, 3, 3, 4), 100)),
+        g.Add("difference", ("conv", other.name), "difference", 0, 255, True),
+        g.Reshape("flat", "difference", flat.name),
+        g.Linear("linear", flat.name, y.name, lo=0, hi=255, **weights((10, 144), 90)),
+        g.Dequantize("out", y.name, "out"),
+    ]
+    model = s.model([x, other], [s.tensors[-1]])
+    return model, {t.name: s.rng.integers(0, 256, t.shape).astype(np.uint8) for t in (x, other)}
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("peer", ["onnxruntime", "openvino", "litert", "torch"])
+def test_u8_weights_and_differences_reach_a_peer_or_are_refused(peer: str, far: bool) -> None:
+    needs(peer)
+    model, inputs = unsigned(far)
+    if far and peer in ("litert", "torch"):
+        from agent.peers import tflite, torch_qdq
+
+        with pytest.raises(BackendError, match="node 'conv': this peer takes s8 weights"):
+            (tflite.to_tflite if peer == "litert" else torch_qdq.to_torch)(model)
+        return
+    if peer == "torch":
+        from agent.peers.torch_qdq import to_torch
+
+        (theirs,) = to_torch(model)(*(torch.from_numpy(a).permute(0, 3, 1, 2) for a in inputs.values()))
+        theirs = theirs.numpy()
+    else:
+        runner = runners.make(peer, model, inputs, 1)
+        runner.run()
+        theirs = runner.outputs()["out"]
+    off = in_steps(model, load(model).run(inputs)["out"], theirs)
+    assert (off < 1.5).mean() >= WITHIN_A_STEP[peer]
+
+
 def test_the_fused_form_keeps_what_has_two_readers_quantized(small: Model) -> None:
     graph = small.header.graph
     loose = forms.loose_tensors(graph, "fused")

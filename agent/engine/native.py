@@ -149,14 +149,14 @@ class _Lowering:
             self.ids[name] = self.builder.tensor(list(t.shape), dtype, zero_point)
         return self.ids[name]
 
-    def weight(self, node: g.Conv2d | g.Linear) -> tuple[NDArray[np.int8], NDArray[np.int8] | None]:
+    def weight(self, node: g.Conv2d | g.Linear) -> tuple[NDArray[np.int8], NDArray[np.int16] | None]:
         """The weights, and what s8 does not hold of them; both of the constant's shape."""
         array = self.constants[node.weight]
         if array.dtype == np.int8:
             return cast(NDArray[np.int8], array), None
         whole = array.astype(np.int16) - np.int16(node.weight_zero_point)
         held = whole.clip(-128, 127).astype(np.int8)
-        rest = (whole - held).astype(np.int8)
+        rest = whole - held
         return held, rest if rest.any() else None
 
     def s32(self, name: str) -> NDArray[np.int32]:

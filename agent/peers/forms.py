@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from agent import arithmetic
 from agent import graph as g
+from agent.errors import BackendError
 from agent.validate import node_inputs
 
 RELU: Literal["relu"] = "relu"
@@ -69,6 +70,24 @@ def weight_scale(
     multiplier = constants[node.multiplier].astype(np.float64)
     scale = multiplier * tensors[node.output].scale / tensors[node.input].scale
     return cast(NDArray[np.float32], scale.astype(np.float32))
+
+
+def symmetric_weight(node: g.Conv2d | g.Linear, constants: Mapping[str, NDArray[Any]]) -> NDArray[np.int8]:
+    """The weights as s8 without a zero point, of the constant's shape.
+
+    Raises ``BackendError`` where u8 weights less their zero point leave s8.
+    """
+    weight = constants[node.weight]
+    if weight.dtype == np.int8:
+        return cast(NDArray[np.int8], weight)
+    whole = weight.astype(np.int16) - np.int16(node.weight_zero_point)
+    held = whole.clip(-128, 127).astype(np.int8)
+    if (held != whole).any():
+        raise BackendError(
+            f"node '{node.name}': this peer takes s8 weights, and u8 ones less their zero point "
+            f"{node.weight_zero_point} reach {whole.min()}..{whole.max()}"
+        )
+    return held
 
 
 def nchw_axis(axis: int, rank: int) -> int:

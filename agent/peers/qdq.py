@@ -116,15 +116,16 @@ class _Export:
         bias_scale = scale * np.float32(self.tensors[node.input].scale)
         if self.in_float:
             across = scale.reshape(-1, *[1] * (weight.ndim - 1))
+            values = weight.astype(np.float32) - np.float32(node.weight_zero_point)
             return [
-                self.constant(f"{node.output}/weight", weight * across),
+                self.constant(f"{node.output}/weight", values * across),
                 self.constant(f"{node.output}/bias", self.constants[node.bias].astype(np.float32) * bias_scale),
             ]
-        zero = np.zeros(len(scale), np.int8)
+        zero = np.full(len(scale), node.weight_zero_point, weight.dtype)
         dequantized = []
         for part, array, s, z in (
             ("weight", weight, scale, zero),
-            ("bias", self.constants[node.bias], bias_scale, zero.astype(np.int32)),
+            ("bias", self.constants[node.bias], bias_scale, np.zeros(len(scale), np.int32)),
         ):
             name = f"{node.output}/{part}"
             inputs = [self.constant(f"{name}/{k}", v) for k, v in (("q", array), ("scale", s), ("zero_point", z))]
@@ -167,7 +168,8 @@ class _Export:
 
     def _add(self, node: g.Add) -> None:
         inputs = [self.dequantized(name, f"{node.name}/{i}") for i, name in enumerate(node.inputs)]
-        self.quantized(self.emit("Add", inputs, f"{node.output}/float"), node.output, node.lo, node.hi)
+        kind = "Sub" if node.subtract else "Add"
+        self.quantized(self.emit(kind, inputs, f"{node.output}/float"), node.output, node.lo, node.hi)
 
     def _mul(self, node: g.Mul) -> None:
         inputs = [self.dequantized(name, f"{node.name}/{i}") for i, name in enumerate(node.inputs)]

@@ -156,7 +156,7 @@ class _Export:
         ]
 
     def _conv2d(self, node: g.Conv2d) -> None:
-        weight = self.constants[node.weight]
+        weight = forms.symmetric_weight(node, self.constants)
         x, padding = self.padded(node, weight.shape[1:3])
         common = {
             "padding": padding, "strideH": node.stride[0], "strideW": node.stride[1],
@@ -171,7 +171,7 @@ class _Export:
             self.emit(Op.CONV_2D, [x, *self.weights(node, weight, 0)], y, "Conv2DOptions", **common)
 
     def _linear(self, node: g.Linear) -> None:
-        inputs = [self.activation(node.input), *self.weights(node, self.constants[node.weight], 0)]
+        inputs = [self.activation(node.input), *self.weights(node, forms.symmetric_weight(node, self.constants), 0)]
         keep = len(self.described[node.input].shape) > 2
         self.emit(Op.FULLY_CONNECTED, inputs, self.activation(node.output), "FullyConnectedOptions",
                   fusedActivationFunction=self.fused(node), keepNumDims=keep)  # fmt: skip
@@ -202,7 +202,8 @@ class _Export:
 
     def _add(self, node: g.Add) -> None:
         inputs = [self.activation(name) for name in node.inputs]
-        self.emit(Op.ADD, inputs, self.activation(node.output), "AddOptions", fusedActivationFunction=self.fused(node))
+        builtin, kind = (Op.SUB, "SubOptions") if node.subtract else (Op.ADD, "AddOptions")
+        self.emit(builtin, inputs, self.activation(node.output), kind, fusedActivationFunction=self.fused(node))
 
     def _mul(self, node: g.Mul) -> None:
         inputs = [self.activation(name) for name in node.inputs]

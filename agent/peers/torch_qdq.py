@@ -106,14 +106,14 @@ class _Export:
         x = self.dequantized(node.input)
         if (top, left) != (bottom, right):
             raise BackendError(f"node '{node.name}': padding that is not the same on both sides has no torch form here")
-        weight = np.ascontiguousarray(self.constants[node.weight].transpose(0, 3, 1, 2))
+        weight = np.ascontiguousarray(forms.symmetric_weight(node, self.constants).transpose(0, 3, 1, 2))
         y = self.call(aten.conv2d.default, x, *self.weights(node, weight), [*node.stride], [top, left],
                       [*node.dilation], node.groups)  # fmt: skip
         self.quantized(y, node.output, node.lo, node.hi)
 
     def _linear(self, node: g.Linear) -> None:
         x = self.dequantized(node.input)
-        y = self.call(aten.linear.default, x, *self.weights(node, self.constants[node.weight]))
+        y = self.call(aten.linear.default, x, *self.weights(node, forms.symmetric_weight(node, self.constants)))
         self.quantized(y, node.output, node.lo, node.hi)
 
     def _max_pool2d(self, node: g.MaxPool2d) -> None:
@@ -137,7 +137,8 @@ class _Export:
         self.quantized(y, node.output, node.lo, node.hi)
 
     def _add(self, node: g.Add) -> None:
-        y = self.call(aten.add.Tensor, *(self.dequantized(name) for name in node.inputs))
+        operator = aten.sub.Tensor if node.subtract else aten.add.Tensor
+        y = self.call(operator, *(self.dequantized(name) for name in node.inputs))
         self.quantized(y, node.output, node.lo, node.hi)
 
     def _mul(self, node: g.Mul) -> None:

@@ -141,6 +141,8 @@ struct Builder::Impl {
     require(w.weight.size() == k * static_cast<size_t>(s.oc), name, "the weight has the wrong size");
     require(w.rest.empty() || w.rest.size() == w.weight.size(), name,
             "the weight's rest has another size than the weight");
+    require(std::all_of(w.rest.begin(), w.rest.end(), [](int16_t r) { return -128 <= r && r <= 128; }), name,
+            "the weight's rest must lie in -128..128");
     require(w.bias.size() == static_cast<size_t>(s.oc) && w.multiplier.size() == w.bias.size(), name,
             "bias and multiplier need one value an output channel");
     require(std::all_of(w.multiplier.begin(), w.multiplier.end(), [](float m) { return std::isfinite(m) && m > 0; }),

@@ -65,7 +65,7 @@ struct WeightsDef {
   std::span<const int32_t> bias;
   std::span<const float> multiplier;
   int lo = 0, hi = 255;
-  std::span<const int8_t> rest{};  // empty, or as `weight`: a weight is the sum of both
+  std::span<const int16_t> rest{};  // as ConvDef's
 };
 
 class Builder {

@@ -237,15 +237,17 @@ TEST(a_builder_refuses_what_does_not_fit) {
     b.input(x, false);
     b.reshape("r", x, y);
   }));
-  const std::vector<int8_t> weight(32, 1), rest(31, 1);
+  const std::vector<int8_t> weight(32, 1);
+  const std::vector<int16_t> short_rest(31, 1), large_rest(32, 129);
   const std::vector<int32_t> bias(4, 0);
   const std::vector<float> multiplier(4, 1.0f);
-  CHECK(refused([&] {
-    Builder b("ref", 1);
-    const int x = b.tensor({1, 8}, Dtype::u8, 0), y = b.tensor({1, 4}, Dtype::u8, 0);
-    b.input(x, false);
-    b.linear("l", x, y, {weight, bias, multiplier, 0, 255, rest});
-  }));
+  for (const auto& rest : {short_rest, large_rest})
+    CHECK(refused([&] {
+      Builder b("ref", 1);
+      const int x = b.tensor({1, 8}, Dtype::u8, 0), y = b.tensor({1, 4}, Dtype::u8, 0);
+      b.input(x, false);
+      b.linear("l", x, y, {weight, bias, multiplier, 0, 255, rest});
+    }));
   CHECK(refused([] {
     Builder b("ref", 1);
     const int x = b.tensor({4}, Dtype::u8, 0), y = b.tensor({4}, Dtype::u8, 0);

@@ -31,8 +31,9 @@ struct ConvDef {
   std::span<const float> multiplier;  // [oc]
   int32_t in_zp = 0;                  // canonical u8 units, as lo, hi, out_zp
   int32_t lo = 0, hi = 255, out_zp = 0;
-  // Empty, or as `weight`: a weight is the sum of both. u8 weights less their zero point lie in -255..255.
-  std::span<const int8_t> rest{};
+  // Empty, or as `weight`: what s8 does not hold of u8 weights less their zero point; -128..128. A weight is the sum of
+  // both, -255..255.
+  std::span<const int16_t> rest{};
 };
 
 // What packing makes; a kernel's own layout, 64-byte aligned, owned.

@@ -47,7 +47,7 @@ bool is_narrow(const ConvDef& def) {
 int32_t folded_bias(const ConvDef& def, int channel) {
   const size_t k = def.weight.size() / static_cast<size_t>(def.shape.oc), first = static_cast<size_t>(channel) * k;
   uint32_t sum = 0;
-  auto add = [&](std::span<const int8_t> weights) {
+  auto add = [&](auto weights) {
     for (size_t i = 0; i < k; ++i) sum += static_cast<uint32_t>(static_cast<int32_t>(weights[first + i]));
   };
   add(def.weight);
@@ -56,18 +56,31 @@ int32_t folded_bias(const ConvDef& def, int channel) {
                               static_cast<uint32_t>(def.in_zp) * sum);
 }
 
+std::vector<std::vector<int8_t>> rest_pieces(const ConvDef& def) {
+  std::vector<std::vector<int8_t>> pieces;
+  std::vector<int16_t> left(def.rest.begin(), def.rest.end());
+  while (std::any_of(left.begin(), left.end(), [](int16_t w) { return w != 0; })) {
+    std::vector<int8_t>& piece = pieces.emplace_back(left.size());
+    for (size_t i = 0; i < left.size(); ++i) {
+      piece[i] = static_cast<int8_t>(std::clamp<int>(left[i], -128, 127));
+      left[i] = static_cast<int16_t>(left[i] - piece[i]);
+    }
+  }
+  return pieces;
+}
+
 namespace {
 
-// The parts of the window's segments that hold a rest, in whole runs of `run` steps.
-std::vector<ConvSegment> parts_with_rest(const ConvDef& def, const std::vector<ConvSegment>& segments, int run) {
-  const ConvShape& s = def.shape;
+// The parts of the window's segments in which a piece of a rest is not zero, in whole runs of `run` steps.
+std::vector<ConvSegment> parts_of(const std::vector<int8_t>& piece, const ConvShape& s,
+                                  std::span<const ConvSegment> segments, int run) {
   const int icg = s.ic / s.groups;
-  const size_t k = def.rest.size() / static_cast<size_t>(s.oc);
+  const size_t k = piece.size() / static_cast<size_t>(s.oc);
   std::vector<ConvSegment> parts, spans;  // every run of them; or one a segment, from its first to its last
   for (const ConvSegment& segment : segments) {
     std::vector<bool> held(static_cast<size_t>(segment.steps / run));
     for (size_t oc = 0; oc < static_cast<size_t>(s.oc); ++oc) {
-      const int8_t* rest = def.rest.data() + oc * k + static_cast<size_t>(segment.ky * s.kw + segment.kx) * icg;
+      const int8_t* rest = piece.data() + oc * k + static_cast<size_t>(segment.ky * s.kw + segment.kx) * icg;
       for (int i = 0; i < segment.bytes; ++i)
         if (rest[i]) held[static_cast<size_t>(i / (4 * run))] = true;
     }
@@ -85,15 +98,14 @@ std::vector<ConvSegment> parts_with_rest(const ConvDef& def, const std::vector<C
     }
     if (most > 0) spans.push_back(part(least, most));
   }
-  return parts.size() <= kMostSegments / 2 ? parts : spans;
+  return parts.size() <= kMostSegments / 3 ? parts : spans;
 }
 
-// Lays weights [oc][k] out for segments first .. last - 1 of a packed convolution, `to` being its first panel's first
-// step: put(element of `to`, weight).
-template <typename T, typename Put>
-void lay_out(const ConvPacked& p, std::span<const int8_t> weights, size_t first, size_t last, T* to, Put put) {
+// Lays weights [oc][k] out for segments first .. last - 1 of a packed convolution, in steps of kStep, `to` being its
+// first panel's first step: put(element of `to`, weight).
+template <typename T, int kStep = 4 / static_cast<int>(sizeof(T)), typename W, typename Put>
+void lay_out(const ConvPacked& p, const W& weights, size_t first, size_t last, T* to, Put put) {
   const ConvShape& s = p.shape;
-  constexpr int kStep = 4 / static_cast<int>(sizeof(T));
   const int icg = s.ic / s.groups, ocg = p.channels_of_group(), panel = p.panel;
   const size_t k = weights.size() / static_cast<size_t>(s.oc),
                panel_size = static_cast<size_t>(p.steps) * panel * kStep;
@@ -105,7 +117,7 @@ void lay_out(const ConvPacked& p, std::span<const int8_t> weights, size_t first,
     for (size_t i = first; i < last; ++i) {
       const ConvSegment& segment = p.segments[i];
       // A row of taps is contiguous here, too.
-      const int8_t* from =
+      const auto* from =
           weights.data() + static_cast<size_t>(oc) * k + (segment.ky * s.kw + segment.kx) * icg + segment.first * kStep;
       const int whole = segment.bytes / kStep;  // steps
       auto step = [&](int count) {              // a step at a time: a fixed count becomes one load and one store
@@ -118,8 +130,8 @@ void lay_out(const ConvPacked& p, std::span<const int8_t> weights, size_t first,
   }
 }
 
-constexpr auto kSet = [](auto& to, int8_t weight) { to = weight; };
-constexpr auto kAdd = [](int16_t& to, int8_t weight) { to = static_cast<int16_t>(to + weight); };
+constexpr auto kSet = [](auto& to, auto weight) { to = weight; };
+constexpr auto kAdd = [](int16_t& to, int16_t weight) { to = static_cast<int16_t>(to + weight); };
 
 // All but the rests: weights in steps of 4 / sizeof(T) to `weight`, and the segments that it is read in.
 template <typename T>
@@ -137,18 +149,20 @@ ConvPackedPtr pack(const ConvDef& def, int panel, Aligned<T> ConvPacked::* weigh
   p.narrow = is_narrow(def);
   p.panel = panel;
   p.segments = conv_segments(s, kStep, run);
-  const size_t window = p.segments.size();
-  if (again && !def.rest.empty()) {
-    const std::vector<ConvSegment> parts = parts_with_rest(def, p.segments, run);
+  std::vector<size_t> ends{p.segments.size()};  // of the window's segments, and of each piece's parts
+  const std::vector<std::vector<int8_t>> pieces = again ? rest_pieces(def) : std::vector<std::vector<int8_t>>();
+  for (const std::vector<int8_t>& piece : pieces) {
+    const std::vector<ConvSegment> parts = parts_of(piece, s, std::span(p.segments).first(ends[0]), run);
     p.segments.insert(p.segments.end(), parts.begin(), parts.end());
+    ends.push_back(p.segments.size());
   }
   for (const ConvSegment& segment : p.segments) p.steps += segment.steps;
   const int panels = s.groups * p.panels_of_group();
   p.*weight = Aligned<T>(static_cast<size_t>(panels) * p.steps * panel * kStep);
   p.bias = Aligned<int32_t>(static_cast<size_t>(panels) * panel);
   p.multiplier = Aligned<float>(static_cast<size_t>(panels) * panel);
-  lay_out(p, def.weight, 0, window, (p.*weight).data(), kSet);
-  if (p.segments.size() > window) lay_out(p, def.rest, window, p.segments.size(), (p.*weight).data(), kSet);
+  lay_out(p, def.weight, 0, ends[0], (p.*weight).data(), kSet);
+  for (size_t i = 0; i < pieces.size(); ++i) lay_out(p, pieces[i], ends[i], ends[i + 1], (p.*weight).data(), kSet);
   const int ocg = p.channels_of_group();
   for (int oc = 0; oc < s.oc; ++oc) {
     const int at = (oc / ocg * p.panels_of_group() + oc % ocg / panel) * panel + oc % ocg % panel;
@@ -199,17 +213,17 @@ ConvPackedPtr conv_pack_extras(const ConvDef& def, int panel, bool saturating) {
                size = static_cast<size_t>(panel) * 4;
   p.extra_begin.assign(panels + 1, 0);
   if (!saturating && def.rest.empty()) return packed;
-  Aligned<int8_t> rest(def.rest.empty() ? 0 : p.weight.size());
-  if (rest.size()) lay_out(p, def.rest, 0, p.segments.size(), rest.data(), kSet);
+  std::vector<int16_t> rest(def.rest.empty() ? 0 : p.weight.size());
+  if (!rest.empty()) lay_out<int16_t, 4>(p, def.rest, 0, p.segments.size(), rest.data(), kSet);
   std::vector<int8_t> extra_weight;
   std::vector<int16_t> left(size);  // of a step's weights
   int8_t* step = p.weight.data();
-  const int8_t* more = rest.data();
+  const int16_t* more = rest.data();
   for (size_t at = 0; at < panels; ++at) {
     for (int i = 0; i < static_cast<int>(p.segments.size()); ++i)
       for (int k = 0; k < p.segments[i].steps; ++k, step += size) {
         for (size_t j = 0; j < size; ++j) left[j] = step[j];
-        if (rest.size())
+        if (more)
           for (size_t j = 0; j < size; ++j) left[j] = static_cast<int16_t>(left[j] + *more++);
         for (size_t j = 0; j < size; j += 2) take(&left[j], step + j, saturating);
         while (std::any_of(left.begin(), left.end(), [](int16_t w) { return w != 0; })) {

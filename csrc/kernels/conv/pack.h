@@ -23,8 +23,8 @@ struct ConvSegment {
     return ky * s.dh * in.row + kx * s.dw * in.pixel + 4 * ptrdiff_t{first};
   }
 };
-// A window has 256 segments at most where kernels keep their offsets on the stack; as many parts are read again.
-constexpr int kMostSegments = 512;
+// A window has 256 segments at most where kernels keep their offsets on the stack; each piece of a rest has as many.
+constexpr int kMostSegments = 768;
 
 // A step that a panel takes once more, with what its weights in `weight` leave: see conv_pack_extras.
 struct ConvExtra {
@@ -63,6 +63,8 @@ struct ConvPacked {
 bool is_narrow(const ConvDef& def);
 // bias - in_zp * sum(w) of an output channel, modulo 2^32.
 int32_t folded_bias(const ConvDef& def, int channel);
+// The rest as a sum of s8 [oc][k]: none where there is none, and two only where a weight is 255 (127 + 127 + 1).
+std::vector<std::vector<int8_t>> rest_pieces(const ConvDef& def);
 
 // The segments of a convolution, read in steps of `step` values, padded to a multiple of `run` steps.
 std::vector<ConvSegment> conv_segments(const ConvShape& s, int step, int run);

@@ -49,7 +49,8 @@ TEST(conv_kernels_give_the_reference_bytes) {
     // So many that Winograd couldn't prove its sums; and at times so small that few pairs saturate.
     if (s.ic > 255 || r.in(0, 2) == 0)
       for (int8_t& v : w) v /= r.in(0, 20) ? 3 : 1;
-    const std::vector<int8_t> rest = r.in(0, 2) == 0 ? r.rests(w, s.ic > 2000 ? 3 : r.in(0, 3)) : std::vector<int8_t>();
+    const std::vector<int16_t> rest =
+        r.in(0, 2) == 0 ? r.rests(w, s.ic > 2000 ? 3 : r.in(0, 3)) : std::vector<int16_t>();
     std::vector<int32_t> bias(s.oc);
     std::vector<float> multiplier(s.oc);
     for (int32_t& b : bias) b = r.in(-100000, 100000);

@@ -33,11 +33,14 @@ DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps) {
   p.taps = taps;
   p.order.resize(window);
   std::iota(p.order.begin(), p.order.end(), 0);
-  if (bytes && !def.rest.empty())
+  const std::vector<std::vector<int8_t>> pieces = bytes ? rest_pieces(def) : std::vector<std::vector<int8_t>>();
+  std::vector<const int8_t*> from(window, def.weight.data());  // of each tap in `order`
+  for (const std::vector<int8_t>& piece : pieces)
     for (size_t tap = 0; tap < window; ++tap)
-      for (size_t at = tap; at < def.rest.size(); at += window)
-        if (def.rest[at]) {
+      for (size_t at = tap; at < piece.size(); at += window)
+        if (piece[at]) {
           p.order.push_back(static_cast<int>(tap));
+          from.push_back(piece.data());
           break;
         }
   p.groups = (static_cast<int>(p.order.size()) + taps - 1) / taps;
@@ -49,12 +52,12 @@ DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps) {
   for (int c = 0; c < s.oc; ++c) {
     const int base = c / block * block, slot = block == 1 ? 0 : block_slot(c % block, block);
     for (size_t i = 0; i < p.order.size(); ++i) {
-      const size_t from = static_cast<size_t>(c) * window + static_cast<size_t>(p.order[i]), group = i / taps;
+      const size_t weight = static_cast<size_t>(c) * window + static_cast<size_t>(p.order[i]), group = i / taps;
       const size_t at = (static_cast<size_t>(base) * p.groups + group * block + slot) * taps + i % taps;
       if (bytes)
-        p.weight8[at] = i < window ? def.weight[from] : def.rest[from];
+        p.weight8[at] = from[i][weight];
       else
-        p.weight16[at] = static_cast<int16_t>(def.weight[from] + (def.rest.empty() ? 0 : def.rest[from]));
+        p.weight16[at] = static_cast<int16_t>(def.weight[weight] + (def.rest.empty() ? 0 : def.rest[weight]));
     }
     p.bias[base + slot] = folded_bias(def, c);
     p.multiplier[base + slot] = def.multiplier[c];

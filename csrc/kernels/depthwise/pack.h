@@ -35,8 +35,8 @@ struct DepthwisePacked {
   }
 };
 
-// Kernels keep one offset a tap on the stack: few_taps' 252 of a window, again for their rests, in whole groups.
-constexpr int kMostTaps = 512;
+// Kernels keep one offset a tap on the stack: few_taps' 252 of a window, as many for each piece of a rest.
+constexpr int kMostTaps = 756;
 DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps);
 
 // For windows of 3x3 and 5x5, computed two rows at a time from columns of the 4 or 6 rows that these read. Channel by

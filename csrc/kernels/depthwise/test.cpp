@@ -24,7 +24,7 @@ TEST(depthwise_kernels_give_the_reference_bytes) {
     s.ih = (s.oh - 1) * s.sh + (s.kh - 1) * s.dh + 1;
     s.iw = (s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1;
     auto w = r.weights(static_cast<size_t>(s.oc) * s.kh * s.kw);
-    const std::vector<int8_t> rest = r.in(0, 2) == 0 ? r.rests(w, r.in(0, 3)) : std::vector<int8_t>();
+    const std::vector<int16_t> rest = r.in(0, 2) == 0 ? r.rests(w, r.in(0, 3)) : std::vector<int16_t>();
     std::vector<int32_t> bias(s.oc);
     std::vector<float> multiplier(s.oc);
     for (int32_t& b : bias) b = r.in(-10000, 10000);

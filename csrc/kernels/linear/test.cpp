@@ -9,7 +9,7 @@ TEST(linear_kernels_give_the_reference_bytes) {
   for (int round = 0; round < 300; ++round) {
     const int m = r.in(1, 9), k = r.in(1, 300), n = r.in(1, 200);
     auto w = r.weights(static_cast<size_t>(n) * k);
-    const std::vector<int8_t> rest = r.in(0, 2) == 0 ? r.rests(w, r.in(0, 3)) : std::vector<int8_t>();
+    const std::vector<int16_t> rest = r.in(0, 2) == 0 ? r.rests(w, r.in(0, 3)) : std::vector<int16_t>();
     std::vector<int32_t> bias(n);
     std::vector<float> multiplier(n);
     for (int32_t& b : bias) b = r.in(-100000, 100000);
