@@ -360,6 +360,8 @@ class _Validator:
         n = x.shape[-1]
         self.require(n <= 65_536, "the last axis has more than 65,536 elements")
         self.require(1e-30 < node.epsilon < 1e30, "epsilon must lie between 1e-30 and 1e30")
+        least = node.epsilon * n * n / (x.scale * x.scale)
+        self.require(least >= 1e-70, f"epsilon {node.epsilon} is too small beside the input's scale {x.scale}")
         for name in (node.gamma, node.beta):
             array = self.constant(name, np.float32, (n,))
             scaled = np.abs(array.astype(np.float64)) / y.scale

@@ -117,6 +117,22 @@ class Sketch:
         self.nodes.append(node)
         return y
 
+    def linear(self, x: g.Tensor, n: int) -> g.Tensor:
+        weight, zero_point = self.weights((n, x.shape[-1]))
+        y = self.tensor((*x.shape[:-1], n))
+        lo, hi = self.clamp(y)
+        node = g.Linear(f"n{len(self.nodes)}", x.name, y.name, self.constant(weight), **self.requantization(weight),
+                        lo=lo, hi=hi, weight_zero_point=zero_point)  # fmt: skip
+        self.nodes.append(node)
+        return y
+
+    def product(self, a: g.Tensor, b: g.Tensor, shape, spread: float) -> g.Tensor:
+        """A tensor for products of values that are `spread` quanta large, or for some that are more or less so."""
+        low = self.tensor(shape)
+        scale = float(np.float32(a.scale * b.scale * spread * 2.0 ** self.rng.uniform(-2, 2)))
+        self.tensors[-1] = g.Tensor(low.name, low.shape, low.dtype, scale, low.zero_point)
+        return self.tensors[-1]
+
     def add(self, a: g.Tensor, b: g.Tensor) -> g.Tensor:
         y = self.tensor(a.shape)
         self.nodes.append(g.Add(f"n{len(self.nodes)}", (a.name, b.name), y.name, *self.clamp(y), self.chance(0.4)))
@@ -185,12 +201,52 @@ def depthwise(s: Sketch) -> Model:
 
 
 def linear(s: Sketch) -> Model:
-    k, n = s.int(1, 300), s.int(1, 150)
     lead = [(s.int(1, 9),), (1,), (s.int(1, 2), s.int(1, 5)), (1, s.int(1, 3), s.int(1, 3))][s.int(0, 3)]
-    x, y = s.tensor((*lead, k)), s.tensor((*lead, n))
-    weight, zero_point = s.weights((n, k))
-    s.nodes.append(g.Linear("n", x.name, y.name, s.constant(weight), **s.requantization(weight),
-                            lo=(c := s.clamp(y))[0], hi=c[1], weight_zero_point=zero_point))  # fmt: skip
+    x = s.tensor((*lead, s.int(1, 300)))
+    return s.model([x], [s.linear(x, s.int(1, 150))])
+
+
+def linear_of_many_rows(s: Sketch) -> Model:
+    """As convolutions: narrow and wide maps of rank 2 to 8, at times with a table or a sum behind."""
+    k, n = _channels(s, 100), _channels(s, 100)
+    wide, narrow = s.int(8, 60), s.int(1, 7)
+    leads = [(wide,), (1, wide), (s.int(1, 3), wide), (s.int(2, 20), narrow), (1, s.int(1, 3), s.int(1, 3), wide),
+             (1, s.int(2, 9), narrow), (s.int(1, 3), 1, s.int(1, 3), 1, 1, s.int(1, 3), narrow)]  # fmt: skip
+    lead = leads[s.int(0, len(leads) - 1)]
+    x = s.tensor((*lead, k))
+    y = s.linear(x, n)
+    kind = s.int(0, 3)
+    if kind == 1:
+        z = s.tensor(y.shape)
+        s.nodes.append(g.Lut("gelu", y.name, z.name, s.constant(s.rng.integers(0, 256, 256).astype(np.uint8))))
+    elif kind == 2:
+        other = s.tensor(y.shape)
+        z = s.add(y, other) if s.chance() else s.add(other, y)
+        return s.model([x, other], [z])
+    elif kind == 3:
+        z = s.add(s.linear(x, n), y)
+    return s.model([x], [z if kind else y])
+
+
+def matmul(s: Sketch) -> Model:
+    leads = [(), (s.int(1, 3),), (s.int(1, 2), s.int(1, 3)), (1, 2, s.int(1, 2), s.int(1, 2))]
+    lead, (m, k, n) = leads[s.int(0, 3)], (_channels(s, 70) for _ in range(3))
+    transpose_b = s.chance()
+    a, b = s.tensor((*lead, m, k)), s.tensor((*lead, n, k) if transpose_b else (*lead, k, n))
+    y = s.product(a, b, (*lead, m, n), 5500 * np.sqrt(k))
+    s.nodes.append(g.Matmul("n", (a.name, b.name), y.name, *s.clamp(y), transpose_b))
+    return s.model([a, b], [y])
+
+
+def layer_norm(s: Sketch) -> Model:
+    shape = [(s.int(1, 300),), (s.int(1, 9), s.int(1, 300)), (1, s.int(1, 5), s.int(1, 5), s.int(1, 130))][s.int(0, 2)]
+    x, y = s.tensor(shape), s.tensor(shape)
+    gamma, beta = (s.rng.normal(0, 40, shape[-1]) * y.scale for _ in range(2))
+    for values in (gamma, beta):
+        values[:: s.int(1, 40)] = s.rng.choice([0, 1e20, -1e20, 1e-20])
+    constants = (s.constant(values.astype(np.float32)) for values in (gamma, beta))
+    epsilon = float(s.rng.choice([1e-12, 1e-6, 1e-5, 1.0, 1e9]))
+    s.nodes.append(g.LayerNorm("n", x.name, y.name, *constants, epsilon, *s.clamp(y)))
     return s.model([x], [y])
 
 
@@ -233,9 +289,7 @@ def mul(s: Sketch) -> Model:
     shape = [(s.int(1, 3), s.int(1, 200)), (s.int(1, 2), s.int(1, 9), s.int(1, 9), _channels(s, 150))][s.int(0, 1)]
     gate = len(shape) == 4 and s.chance(0.7)
     a, b = s.tensor(shape), s.tensor((shape[0], 1, 1, shape[3]) if gate else shape)
-    low = s.tensor(shape)
-    scale = float(np.float32(a.scale * b.scale * 2.0 ** s.rng.uniform(4, 8)))
-    y = s.tensors[-1] = g.Tensor(low.name, low.shape, low.dtype, scale, low.zero_point)
+    y = s.product(a, b, shape, 64)
     s.nodes.append(g.Mul("n", (a.name, b.name), y.name, *s.clamp(y)))
     return s.model([a, b], [y])
 
@@ -289,8 +343,10 @@ def dequantize(s: Sketch) -> Model:
 
 
 def softmax(s: Sketch) -> Model:
-    shape = (s.int(1, 5), s.int(1, 400))
-    x, y = s.tensor(shape), s.tensor(shape, "f32")
+    shape = [(s.int(1, 5), s.int(1, 400)), (1, s.int(1, 3), s.int(1, 5), s.int(1, 70))][s.int(0, 1)]
+    x, y = s.tensor(shape), s.tensor(shape, None if s.chance() else "f32")
+    if y.dtype != "f32":
+        y = s.tensors[-1] = g.Tensor(y.name, y.shape, y.dtype, float(np.float32(y.scale / 256)), y.zero_point)
     s.nodes.append(g.Softmax("n", x.name, y.name, s.constant(softmax_table(x.scale))))
     return s.model([x], [y])
 
@@ -322,6 +378,6 @@ def network(s: Sketch) -> Model:
 
 OPERATORS: dict[str, Callable[[Sketch], Model]] = {
     f.__name__: f
-    for f in (conv2d, depthwise, linear, max_pool2d, avg_pool2d, add, mul, lut, concat, reshape, quantize, dequantize,
-              softmax, network)
+    for f in (conv2d, depthwise, linear, linear_of_many_rows, matmul, layer_norm, max_pool2d, avg_pool2d, add, mul, lut,
+              concat, reshape, quantize, dequantize, softmax, network)
 }  # fmt: skip

@@ -178,9 +178,32 @@ def _dequantize(node, tensors, constants, values):
 
 
 def _softmax(node, tensors, constants, values):
-    q = values[node.input].astype(np.int64)
+    y, q = tensors[node.output], values[node.input].astype(np.int64)
     e = constants[node.table].astype(np.int64)[q.max(-1, keepdims=True) - q]
-    return (e.astype(np.float64) / e.sum(-1, keepdims=True).astype(np.float64)).astype(np.float32)
+    p = (e.astype(np.float64) / e.sum(-1, keepdims=True).astype(np.float64)).astype(np.float32)
+    return p if y.dtype == "f32" else _finish(p / np.float32(y.scale), *RANGE[y.dtype], y)
+
+
+def _matmul(node, tensors, constants, values):
+    (a, b), y = node.inputs, tensors[node.output]
+    second = _value(values, tensors, b)
+    acc = _value(values, tensors, a) @ (np.swapaxes(second, -1, -2) if node.transpose_b else second)
+    assert np.abs(acc).max() < 2**31
+    m = np.float32(tensors[a].scale) * np.float32(tensors[b].scale) / np.float32(y.scale)
+    return _finish(acc.astype(np.float32) * m, node.lo, node.hi, y)
+
+
+def _layer_norm(node, tensors, constants, values):
+    x, y, v = tensors[node.input], tensors[node.output], _value(values, tensors, node.input)
+    n, total = v.shape[-1], v.sum(-1, keepdims=True)
+    d = n * (v * v).sum(-1, keepdims=True) - total * total
+    epsilon = node.epsilon * n * n / (x.scale * x.scale)
+    r = (1 / np.sqrt(d.astype(np.float64) + epsilon)).astype(np.float32)
+    t = (n * v - total).astype(np.float32) * r
+    gamma, beta = (
+        (constants[name].astype(np.float64) / y.scale).astype(np.float32) for name in (node.gamma, node.beta)
+    )
+    return _finish(t * gamma + beta, node.lo, node.hi, y)
 
 
 _NODE = {
@@ -203,4 +226,6 @@ _NODE = {
     g.Quantize: _quantize,
     g.Dequantize: _dequantize,
     g.Softmax: _softmax,
+    g.Matmul: _matmul,
+    g.LayerNorm: _layer_norm,
 }

@@ -45,6 +45,14 @@ def pool(**changes):
     return g.Graph((x, y), (node,), ("x",), ("y",)), {}
 
 
+def norm(epsilon: float, scale: float, n: int = 4):
+    scale = float(np.float32(scale))
+    tensors = g.Tensor("x", (1, n), "u8", scale, 3), g.Tensor("y", (1, n), "u8", 0.5, 3)
+    node = g.LayerNorm("norm", "x", "y", "gamma", "beta", epsilon, 0, 255)
+    ones = np.ones(n, np.float32)
+    return g.Graph(tensors, (node,), ("x",), ("y",)), {"gamma": ones, "beta": ones}
+
+
 def aten(target: str):
     x, y = g.Tensor("x", (1, 4), "f32"), g.Tensor("y", (1, 4), "f32")
     return g.Graph((x, y), (g.Aten("n", target, ("x",), ("y",), msgspec.Raw(b'["$0"]')),), ("x",), ("y",)), {}
@@ -83,6 +91,8 @@ CASES = {
     "an output of nothing": (with_graph(outputs=("z",)), "never produced"),
     "pool padding": (pool(padding=(2, 0, 0, 0), kernel=(2, 2)), "padding|axis"),
     "pool quantization": (pool(zero_point=11), "same dtype, scale"),
+    "layer norm epsilon": (norm(1e-29, 5e29), "too small beside the input's scale"),
+    "layer norm extent": (norm(1.0, 1.0, n=65_537), "65,536"),
     "a namespace that is not aten": (aten("prims::add"), "aten"),
 }  # fmt: skip
 
@@ -98,6 +108,7 @@ def test_the_valid_one_is_valid() -> None:
     validate(*conv_graph())
     validate(*pool())
     validate(*aten("aten::relu"))
+    validate(*norm(1e-29, 1.0))
 
 
 def test_the_overflow_bound_is_one_sided_and_tight() -> None:

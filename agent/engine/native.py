@@ -165,7 +165,9 @@ class _Lowering:
     def f32(self, name: str) -> NDArray[np.float32]:
         return cast(NDArray[np.float32], self.constants[name])
 
-    def clamp(self, node: g.Conv2d | g.Linear | g.AvgPool2d | g.Add | g.Mul | g.LayerNorm | g.Matmul) -> tuple[int, int]:
+    def clamp(
+        self, node: g.Conv2d | g.Linear | g.AvgPool2d | g.Add | g.Mul | g.LayerNorm | g.Matmul
+    ) -> tuple[int, int]:
         shift = self.shift(node.output)
         return node.lo + shift, node.hi + shift
 

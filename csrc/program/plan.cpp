@@ -17,12 +17,12 @@ std::vector<int> count_readers(const Sketch& sketch) {
   return readers;
 }
 
-void widen(Place& place, const ConvShape& s, const Tensor& in) {
+void widen(Place& place, const ConvShape& s) {
   // What the last window needs to the right and below may be less than the padding, and never less than nothing.
   place.top = std::max(place.top, s.pad_top);
   place.left = std::max(place.left, s.pad_left);
-  place.bottom = std::max(place.bottom, (s.oh - 1) * s.sh - s.pad_top + (s.kh - 1) * s.dh + 1 - in.h);
-  place.right = std::max(place.right, (s.ow - 1) * s.sw - s.pad_left + (s.kw - 1) * s.dw + 1 - in.w);
+  place.bottom = std::max(place.bottom, (s.oh - 1) * s.sh - s.pad_top + (s.kh - 1) * s.dh + 1 - s.ih);
+  place.right = std::max(place.right, (s.ow - 1) * s.sw - s.pad_left + (s.kw - 1) * s.dw + 1 - s.iw);
 }
 
 std::vector<Place> find_places(const Sketch& sketch) {
@@ -30,8 +30,8 @@ std::vector<Place> find_places(const Sketch& sketch) {
   for (size_t i = 0; i < places.size(); ++i) places[i].root = static_cast<int>(i);
   for (const Op& op : sketch.ops) {
     const auto in = static_cast<size_t>(op.inputs[0]);
-    if (const auto* conv = std::get_if<ConvOp>(&op.params)) widen(places[in], conv->shape, sketch.tensors[in]);
-    if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) widen(places[in], dw->shape, sketch.tensors[in]);
+    if (const auto* conv = std::get_if<ConvOp>(&op.params)) widen(places[in], conv->shape);
+    if (const auto* dw = std::get_if<DepthwiseOp>(&op.params)) widen(places[in], dw->shape);
   }
   for (const Op& op : sketch.ops) {
     const auto in = static_cast<size_t>(op.inputs[0]);

@@ -5,24 +5,14 @@
 // cut evenly; a last panel of up to 16 columns has tiles of its own.
 #include <array>
 
-#include "../common/epilogue_avx512.h"
 #include "../conv/halves.h"
-#include "pack_avx512.h"
+#include "matmul_avx512.h"
 #include "variants.h"
 
 namespace int8d {
 namespace {
 
 constexpr int kRows = 2 * kHalf;
-
-struct Epilogue {
-  avx512::Finish finish;
-  __m512 multiplier, hi;
-  explicit Epilogue(const MatmulParams& p)
-      : finish({p.lo, p.hi, p.zp}),
-        multiplier(_mm512_set1_ps(p.multiplier)),
-        hi(_mm512_set1_ps(static_cast<float>(p.hi - p.zp))) {}
-};
 
 struct Tile {
   const uint8_t* a;
@@ -70,9 +60,8 @@ void run_tile(const Tile& t) {
     constexpr int first = group * kTogether;
     auto q = [&](auto i) INT8D_INLINE {
       constexpr int r = first + i / V, v = i % V;
-      // Below INT_MIN the conversion gives INT_MIN, which packing mends.
       if constexpr (r < A + B)
-        return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][v]), multiplier), hi));
+        return Epilogue::round(acc[r][v], multiplier, hi);
       else
         return _mm512_setzero_si512();
     };

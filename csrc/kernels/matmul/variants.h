@@ -19,6 +19,15 @@ struct MatmulScratch {
         bytes(rows + (static_cast<size_t>(s.m) * sizeof(int32_t) + 63) / 64 * 64) {}
 };
 
+// The same, and the sums of two blocks of 32 rows by 32 columns.
+struct MatmulTilesScratch : MatmulScratch {
+  static constexpr int kRows = 32;
+  size_t sums;
+  explicit MatmulTilesScratch(const MatmulShape& s) : MatmulScratch(s), sums(bytes) {
+    bytes += 2 * kRows * kPanel * sizeof(int32_t);
+  }
+};
+
 // A panel of b and all of a, both as words without their zero points.
 struct MatmulWordsScratch {
   static constexpr int kPanel = 16;

@@ -65,22 +65,38 @@ struct Divide {
   }
 };
 
-// results[d], as far as they may differ from the zero point; the rest of the 256 is set to it.
-void tabulate(const SoftmaxParams& p, double sum, const Divide& divide, uint8_t* results) {
-  const __m512i zp = _mm512_set1_epi32(p.zp);
-  const __m512 scale = _mm512_set1_ps(p.scale), hi = _mm512_set1_ps(static_cast<float>(255 - p.zp));
-  // An entry is an integer; the conversion of a bound beyond int32 saturates.
-  const __m512i least = _mm512_set1_epi32(_mm_cvttsd_si32(_mm_set_sd(std::min(softmax_least(p, sum), 2147483647.0))));
-  for (int d = 0; d < 256; d += 16) {
-    const __m512i e = _mm512_load_si512(p.table.data() + d);
-    __m512i q = zp;
-    if (_mm512_cmpge_epi32_mask(e, least)) {
-      const __m512 steps = _mm512_div_ps(divide(e), scale);
-      q = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_min_ps(steps, hi)), zp);
-    }
-    _mm_store_si128(reinterpret_cast<__m128i*>(results + d), _mm512_cvtepi32_epi8(q));
+// A row's quantized results: for every distance from its maximum.
+struct Results {
+  __m512i quarters[4];
+
+  // What surely rounds to the zero point is not computed, 16 entries at a time.
+  Results(const SoftmaxParams& p, double sum, const Divide& divide) {
+    const __m512i zp = _mm512_set1_epi32(p.zp);
+    const __m512 scale = _mm512_set1_ps(p.scale), hi = _mm512_set1_ps(static_cast<float>(255 - p.zp));
+    // An entry is an integer; a bound beyond int32 is none.
+    const double bound = std::min(softmax_least(p, sum), 2147483647.0);
+    const __m512i least = _mm512_set1_epi32(_mm_cvttsd_si32(_mm_set_sd(bound)));
+    unroll<4>([&](auto quarter) INT8D_INLINE {
+      __m128i bytes[4];
+      unroll<4>([&](auto i) INT8D_INLINE {
+        const __m512i e = _mm512_load_si512(p.table.data() + 64 * quarter + 16 * i);
+        __m512i q = zp;
+        if (_mm512_cmpge_epi32_mask(e, least)) {
+          const __m512 steps = _mm512_div_ps(divide(e), scale);
+          q = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_min_ps(steps, hi)), zp);
+        }
+        bytes[i] = _mm512_cvtepi32_epi8(q);
+      });
+      const __m256i low = _mm256_set_m128i(bytes[1], bytes[0]), high = _mm256_set_m128i(bytes[3], bytes[2]);
+      quarters[quarter] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+    });
   }
-}
+
+  INT8D_INLINE inline __m512i operator()(__m512i d) const {
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(d), _mm512_permutex2var_epi8(quarters[0], d, quarters[1]),
+                                  _mm512_permutex2var_epi8(quarters[2], d, quarters[3]));
+  }
+};
 
 }  // namespace
 
@@ -92,11 +108,10 @@ void softmax_u8_avx512vnni(const SoftmaxCall& call) {
     const double sum = static_cast<double>(total(in, call.count, most, p));
     const Divide divide(sum);
     if (p.quantized) {
-      alignas(64) uint8_t results[256];
-      tabulate(p, sum, divide, results);
+      const Results results(p, sum, divide);
       uint8_t* out = static_cast<uint8_t*>(call.out) + row * call.count;
       for (size_t i = 0; i < call.count; i += 64) {
-        const __m512i q = avx512::lookup(_mm512_sub_epi8(most, load(in + i, call.count - i)), results);
+        const __m512i q = results(_mm512_sub_epi8(most, load(in + i, call.count - i)));
         if (call.count - i >= 64)
           _mm512_storeu_si512(out + i, q);
         else

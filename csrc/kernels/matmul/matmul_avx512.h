@@ -1,15 +1,29 @@
-// What the products of AVX512 and AMX share: b packed as [step][columns][4], and the sums. Included by the
+// What the products of AVX512 and AMX share: b packed as [step][columns][4], the sums, the epilogue. Included by the
 // *_avx512vnni.cpp and *_amx.cpp files only.
 #pragma once
 #include <immintrin.h>
 
 #include <algorithm>
 
+#include "../common/epilogue_avx512.h"
 #include "../common/unroll.h"
 #include "matmul.h"
 
 namespace int8d {
 namespace {
+
+struct Epilogue {
+  avx512::Finish finish;
+  __m512 multiplier, hi;
+  explicit Epilogue(const MatmulParams& p)
+      : finish({p.lo, p.hi, p.zp}),
+        multiplier(_mm512_set1_ps(p.multiplier)),
+        hi(_mm512_set1_ps(static_cast<float>(p.hi - p.zp))) {}
+  // Below INT_MIN the conversion gives INT_MIN, which packing mends.
+  INT8D_INLINE static inline __m512i round(__m512i sum, __m512 multiplier, __m512 hi) {
+    return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), multiplier), hi));
+  }
+};
 
 // -zb' sum a, for each row of the call.
 inline void sum_rows(const MatmulCall& call, int32_t* terms) {
