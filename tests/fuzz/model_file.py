@@ -207,7 +207,7 @@ def _hostile_graph(rng: Rng, file: File) -> None:
             mutate_json(rng, pick(rng, graph["nodes"]))
         else:
             _reorder(rng, graph)
-    except (TypeError, KeyError, IndexError, ValueError, OverflowError):
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError, AttributeError, StopIteration):
         return  # an earlier mutation left nothing to change here
 
 
