@@ -27,7 +27,8 @@ def _use(extension: str) -> None:
     import agent
 
     spec = importlib.util.spec_from_file_location("agent._kernels", extension)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules["agent._kernels"] = agent._kernels = module  # type: ignore[attr-defined]

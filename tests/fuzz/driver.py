@@ -220,7 +220,7 @@ def _supervise(
     while cases:
         step = cases[1] - cases[0] if len(cases) > 1 else 1
         command = [sys.executable, "-m", "tests.fuzz", target.name, "--worker", f"{cases[0]}:{cases[-1] + 1}:{step}"]
-        errors = tempfile.TemporaryFile()
+        errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it is forgotten)
         worker = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=errors, text=True
         )
