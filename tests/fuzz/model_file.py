@@ -7,6 +7,7 @@ mended afterwards (``tests.fuzz.mend``), so that what was changed is not refused
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import struct
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class ModelFile:
     allowed: tuple[type[Exception], ...] = (ModelError, BackendError)
 
     def prepare(self) -> None:
+        importlib.import_module("agent.engine.torch_backend")  # seconds, which are no case's
         self.seeds: list[bytes] = []
         for operator in OPERATORS:
             self.seeds += _small(operator)
