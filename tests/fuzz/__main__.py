@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.fuzz import driver
 
 EXTENSION = "INT8D_FUZZ_EXTENSION"  # in a worker's environment
-COUNTS = {"model": 100_000}
+COUNTS = {"model": 100_000, "tflite": 10_000, "onnx": 10_000}
 FAILURES = driver.ROOT / "build" / "fuzz" / "failures"
 
 
@@ -54,9 +54,10 @@ def _environment(extension: str | None) -> dict[str, str]:
 
 def target_named(name: str) -> driver.Target:
     """Imports no more than the target needs."""
+    from tests.fuzz.importers import OnnxFile, TfliteFile
     from tests.fuzz.model_file import ModelFile
 
-    return {"model": ModelFile}[name]()
+    return {"model": ModelFile, "tflite": TfliteFile, "onnx": OnnxFile}[name]()
 
 
 def main() -> int:

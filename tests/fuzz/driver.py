@@ -162,7 +162,7 @@ class _Watch:
             return
         if event == "open":
             path, _, flags = args
-            writes = bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            writes = not isinstance(path, int) and bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
             if writes and "__pycache__" not in str(path) and not str(path).startswith((watch.folder, "/dev/")):
                 watch.written.append(str(path))
         elif event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"):
