@@ -57,6 +57,11 @@ def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def _held(weight: NDArray[np.generic]) -> int:
+    """Bytes that kernels hold for one weight: up to 16 bits, and the same of what s8 does not hold of a u8 one."""
+    return 4 if weight.dtype == np.uint8 else 2
+
+
 def _weights(node: g.Node, tensors: Mapping[str, g.Tensor], constants: Mapping[str, NDArray[np.generic]]) -> int:
     match node:
         case g.Conv2d():
@@ -64,12 +69,12 @@ def _weights(node: g.Node, tensors: Mapping[str, g.Tensor], constants: Mapping[s
             if node.groups == oc and per_group == 1:
                 return _up(oc, 64) * (8 * (kh * kw + kh + 8) + 8) + _SLACK
             panels = node.groups * _up(oc // node.groups, 64)
-            # Twice for kernels that hold 16 bits; 3x3 ones may be transformed, to 36 of them.
-            factor = 8 if (kh, kw) == (3, 3) and node.groups == 1 else 2
+            # 3x3 kernels may be transformed, to 36 words of 16 bits.
+            factor = 8 if (kh, kw) == (3, 3) and node.groups == 1 else _held(constants[node.weight])
             return panels * (kh * kw * _up(per_group, 64) * factor + 8) + _SLACK
         case g.Linear():
             n, k = (int(d) for d in constants[node.weight].shape)
-            return _up(n, 64) * (_up(k, 64) * 2 + 8) + _SLACK
+            return _up(n, 64) * (_up(k, 64) * _held(constants[node.weight]) + 8) + _SLACK
         case g.Matmul():
             return _up(tensors[node.inputs[1]].shape[-1], 64) * _up(tensors[node.inputs[1]].shape[-2], 64) * 2 + _SLACK
         case g.AvgPool2d():

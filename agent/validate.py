@@ -38,7 +38,7 @@ class Limits:
     rank: int = 8
     elements: int = 1 << 28  # of one activation
     window: int = 4096  # kernel, stride, dilation and padding
-    activations: int = 4 << 30  # bytes
+    activations: int = (2 << 30) - 1  # bytes: an int can count them
     weights: int = 4 << 30  # bytes
     operations: int = 1 << 42
 

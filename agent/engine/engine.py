@@ -79,7 +79,8 @@ class Engine:
             values[name] = self._checked(inputs[name], info)
         for segment in self._segments:
             values |= segment.run(values)
-        return {name: values[name] for name in self.outputs}
+        # An input may be an output, too.
+        return {name: values[name].copy() if name in self.inputs else values[name] for name in self.outputs}
 
     def profile(self, inputs: Mapping[str, Array]) -> dict[str, int]:
         """Runs once; the nanoseconds of each node, by name. A node that runs within another one's kernel takes 0."""

@@ -167,7 +167,9 @@ class _Lowering:
     def f32(self, name: str) -> NDArray[np.float32]:
         return cast(NDArray[np.float32], self.constants[name])
 
-    def clamp(self, node: g.Conv2d | g.Linear | g.AvgPool2d | g.Add | g.Mul | g.LayerNorm | g.Matmul) -> tuple[int, int]:
+    def clamp(
+        self, node: g.Conv2d | g.Linear | g.AvgPool2d | g.Add | g.Mul | g.LayerNorm | g.Matmul
+    ) -> tuple[int, int]:
         shift = 128 if self.tensors[node.output].dtype == "s8" else 0
         return node.lo + shift, node.hi + shift
 
