@@ -134,8 +134,8 @@ class OnnxFile(_Source):
         """A varint (a key, a length, a dimension) becomes another."""
         out = bytearray(data)
         at = int(rng.integers(len(out)))
-        varint = pick(rng, [b"\x00", b"\x01", b"\x7f", b"\xff\xff\xff\xff\x07", b"\xff\xff\xff\xff\x0f", b"\x80\x80\x04",
-                            b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 9 + b"\x01", b"\xff" * 12])  # fmt: skip
+        varint = pick(rng, [b"\x00", b"\x01", b"\x7f", b"\xff\xff\xff\xff\x07", b"\xff\xff\xff\xff\x0f",
+                            b"\x80\x80\x04", b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 9 + b"\x01", b"\xff" * 12])  # fmt: skip
         out[at : at + int(rng.integers(3))] = varint
         return bytes(out)
 
