@@ -75,7 +75,7 @@ def test_more_than_a_limit_is_refused_by_its_name(field: str) -> None:
     model = small("network", 1)
     needed = getattr(demand(model.header.graph, model.constants), field)
     validate(model.header.graph, model.constants, Limits(**{field: needed}))
-    with pytest.raises(ModelError, match=f"{field}: {needed:,}.* the limit is {needed - 1:,}"):
+    with pytest.raises(ModelError, match=rf"{field}: {needed:,}.* the limit is {needed - 1:,}"):
         validate(model.header.graph, model.constants, Limits(**{field: needed - 1}))
 
 
@@ -92,7 +92,7 @@ def repeated(count: int) -> Model:
 
 
 def test_a_small_file_that_prepares_a_weight_again_and_again_is_refused() -> None:
-    with pytest.raises(ModelError, match="weights: .* bytes are needed, the limit is"):
+    with pytest.raises(ModelError, match=r"weights: .* bytes are needed, the limit is"):
         repeated(1000)
 
 

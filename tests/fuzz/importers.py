@@ -135,7 +135,7 @@ class OnnxFile(_Source):
         out = bytearray(data)
         at = int(rng.integers(len(out)))
         varint = pick(rng, [b"\x00", b"\x01", b"\x7f", b"\xff\xff\xff\xff\x07", b"\xff\xff\xff\xff\x0f",
-                            b"\x80\x80\x04", b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 9 + b"\x01", b"\xff" * 12])  # fmt: skip
+                            b"\x80\x80\x04", b"\xff" * 8 + b"\x7f", b"\xff" * 9 + b"\x01", b"\xff" * 12])  # fmt: skip
         out[at : at + int(rng.integers(3))] = varint
         return bytes(out)
 

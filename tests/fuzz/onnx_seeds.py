@@ -45,11 +45,9 @@ class _File:
         q = self.constant(self.rng.integers(-500, 500, n).astype(np.int32))
         return self.node("DequantizeLinear", q, self.scale(0.0005), self.zero(0, np.int32))
 
-    def write(
-        self, shape: tuple[int, ...], out: str, kind: int = TensorProto.FLOAT, out_kind: int | None = None
-    ) -> bytes:
-        x = helper.make_tensor_value_info("x", kind, shape)
-        y = helper.make_tensor_value_info(out, out_kind or kind, None)
+    def write(self, shape: tuple[int, ...], out: str) -> bytes:
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+        y = helper.make_tensor_value_info(out, TensorProto.FLOAT, None)
         graph = helper.make_graph(self.nodes, "g", [x], [y], self.constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
         model = onnx.shape_inference.infer_shapes(model)
