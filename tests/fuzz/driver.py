@@ -90,7 +90,7 @@ class Summary:
             self.valid += 1
         elif outcome == "refused":
             self.refused += 1
-            self.reasons[re.sub(r"'[^']*'|[\d.,-]+", "_", reason)[:100]] += 1
+            self.reasons[re.sub(r"(?<!\w)'[^']*'|[\d.,-]+", "_", reason)[:100]] += 1
         else:
             self.failures.append(Failure(case, reason))
 
