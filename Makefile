@@ -12,7 +12,7 @@ NETWORKS := $(patsubst %,models/zoo/%.int8.safetensors,resnet18 resnet50 mobilen
 SANITIZERS := address,undefined thread
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DINT8D_PYTHON=OFF
 
-.PHONY: setup demo test test-native sanitize bench bench-native lint format clean
+.PHONY: setup demo test test-native sanitize fuzz bench bench-native lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/build
@@ -72,6 +72,15 @@ sanitize-%: $(STAMPS)/venv
 	$(CMAKE) -S . -B build/sanitize-$* -DINT8D_TESTS=ON -DINT8D_SANITIZE=$* > /dev/null
 	$(BIN)/cmake --build build/sanitize-$*
 	build/sanitize-$*/int8d_tests
+
+# Hostile files: model files under ASan and UBSan, then what the importers take. A failed case's file is kept in build/fuzz.
+fuzz: $(STAMPS)/make
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(CMAKE) -S . -B build/fuzz -DINT8D_PYTHON=ON -DINT8D_SANITIZE=address,undefined \
+		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
+	$(BIN)/cmake --build build/fuzz
+	$(BIN)/python -m tests.fuzz model --extension $$(ls build/fuzz/_kernels*.so)
+	$(BIN)/python -m tests.fuzz tflite
+	$(BIN)/python -m tests.fuzz onnx
 
 bench: $(STAMPS)/bench $(STAMPS)/mosquitto $(NETWORKS) bench-native
 	$(BIN)/python -m bench.report

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import graph as g
-from agent.validate import operator_name
 
 Tensors = Mapping[str, g.Tensor]
 Constants = Mapping[str, NDArray[np.generic]]
@@ -88,7 +87,7 @@ def macs(node: g.Node, tensors: Tensors, constants: Constants) -> int:
 
 
 def _aten(node: g.Aten, tensors: Tensors, constants: Constants) -> int:
-    name = operator_name(node).removeprefix("aten::").partition(".")[0]
+    name = node.target.removeprefix("aten::").partition(".")[0]
     if name not in _PRODUCTS:
         return 0
     operands, count = _PRODUCTS[name]

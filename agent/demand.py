@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agent import coverage
 from agent import graph as g
 
 _BYTES = {"u8": 1, "s8": 1, "s32": 4, "f32": 4}
@@ -24,7 +25,7 @@ class Demand:
     """activations: bytes of all tensors with the padding around them, as if none shared memory; weights: bytes of all
     weights and tables as kernels hold them; operations: multiply-accumulates, and one for each other element.
 
-    What an ``aten`` node allocates or computes within itself is torch's affair, and not in here.
+    Of an ``aten`` node, only its outputs and the products that ``agent.coverage`` knows are counted.
     """
 
     activations: int
@@ -56,42 +57,39 @@ def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def _held(weight: NDArray[np.generic]) -> int:
+    """Bytes that kernels hold for one weight: up to 16 bits, and the same of what s8 does not hold of a u8 one."""
+    return 4 if weight.dtype == np.uint8 else 2
+
+
 def _weights(node: g.Node, tensors: Mapping[str, g.Tensor], constants: Mapping[str, NDArray[np.generic]]) -> int:
     match node:
         case g.Conv2d():
-            oc, kh, kw, per_group = constants[node.weight].shape
+            oc, kh, kw, per_group = (int(n) for n in constants[node.weight].shape)
             if node.groups == oc and per_group == 1:
                 return _up(oc, 64) * (8 * (kh * kw + kh + 8) + 8) + _SLACK
             panels = node.groups * _up(oc // node.groups, 64)
-            # Twice for kernels that hold 16 bits; 3x3 ones may be transformed, to 36 of them.
-            factor = 8 if (kh, kw) == (3, 3) and node.groups == 1 else 2
+            # 3x3 kernels may be transformed, to 36 words of 16 bits.
+            factor = 8 if (kh, kw) == (3, 3) and node.groups == 1 else _held(constants[node.weight])
             return panels * (kh * kw * _up(per_group, 64) * factor + 8) + _SLACK
         case g.Linear():
-            n, k = constants[node.weight].shape
-            return _up(n, 64) * (_up(k, 64) * 2 + 8) + _SLACK
+            n, k = (int(d) for d in constants[node.weight].shape)
+            return _up(n, 64) * (_up(k, 64) * _held(constants[node.weight]) + 8) + _SLACK
         case g.Matmul():
             return _up(tensors[node.inputs[1]].shape[-1], 64) * _up(tensors[node.inputs[1]].shape[-2], 64) * 2 + _SLACK
         case g.AvgPool2d():
             return 4 * (node.kernel[0] * node.kernel[1] + 1) + _SLACK
-        case g.Constant():
-            return constants[node.value].nbytes
         case g.Concat():
             return 256 * len(node.inputs)
         case _:
-            return 1024  # a table
+            return sum(constants[name].nbytes for name in g.node_constants(node))
 
 
 def _operations(node: g.Node, tensors: Mapping[str, g.Tensor], constants: Mapping[str, NDArray[np.generic]]) -> int:
     outputs = node.outputs if isinstance(node, g.Aten) else (node.output,)
     elements = sum(math.prod(tensors[name].shape) for name in outputs)
-    match node:
-        case g.Conv2d() | g.Linear():
-            return elements * math.prod(constants[node.weight].shape[1:])
-        case g.Matmul():
-            return elements * tensors[node.inputs[0]].shape[-1]
-        case g.MaxPool2d() | g.AvgPool2d():
-            return elements * math.prod(node.kernel)
-        case g.ArgMax():
-            return math.prod(tensors[node.input].shape)
-        case _:
-            return elements
+    if isinstance(node, (g.MaxPool2d, g.AvgPool2d)):
+        return elements * math.prod(node.kernel)
+    if isinstance(node, g.ArgMax):
+        return math.prod(tensors[node.input].shape)
+    return max(elements, coverage.macs(node, tensors, constants))

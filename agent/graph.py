@@ -13,6 +13,7 @@ The arithmetic of every operator is fixed in docs/numerics.md; all backends give
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -306,6 +307,25 @@ Node = (
     | Softmax
     | Aten
 )
+
+
+_CONSTANTS = ("weight", "bias", "multiplier", "table", "rows", "columns", "value", "gamma", "beta")
+
+
+def node_constants(node: Node) -> tuple[str, ...]:
+    """The constants that a node names."""
+    if isinstance(node, Aten):
+        return tuple(_references([msgspec.json.decode(node.args), msgspec.json.decode(node.kwargs)]))
+    named = (getattr(node, field, None) for field in _CONSTANTS)
+    return tuple(name for name in named if isinstance(name, str))
+
+
+def _references(value: object) -> Iterator[str]:
+    if isinstance(value, (list, dict)):
+        for v in value.values() if isinstance(value, dict) else value:
+            yield from _references(v)
+    elif isinstance(value, str) and value[:1] == "#":
+        yield value[1:].partition(":")[0]
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

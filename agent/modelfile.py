@@ -92,10 +92,14 @@ def read(path: str | os.PathLike[str], limits: Limits = Limits()) -> Model:
 
     try:
         size = os.stat(path).st_size
+        _check_header(path, limits)
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             # In the order of their offsets; the library has checked that they leave no gap and fill the file.
-            shapes = {key: file.get_slice(key) for key in file.offset_keys()}
+            keys = file.offset_keys()
+            if len(keys) > limits.arrays:
+                raise ModelError(f"{path}: {len(keys):,} arrays, the limit is {limits.arrays:,}")
+            shapes = {key: file.get_slice(key) for key in keys}
             described = [(key, s.get_dtype(), tuple(s.get_shape())) for key, s in shapes.items()]
         arrays = _map_arrays(path, size, described)
     except FileNotFoundError as e:
@@ -112,6 +116,14 @@ def read(path: str | os.PathLike[str], limits: Limits = Limits()) -> Model:
         return assemble(header, arrays, limits)
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
+
+
+def _check_header(path: str | os.PathLike[str], limits: Limits) -> None:
+    """Before the header is read: what is made of it takes many times its size."""
+    with open(path, "rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > limits.header:
+        raise ModelError(f"{path}: a header of {header:,} bytes, the limit is {limits.header:,}")
 
 
 def _map_arrays(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,7 +38,7 @@ class Limits:
     rank: int = 8
     elements: int = 1 << 28  # of one activation
     window: int = 4096  # kernel, stride, dilation and padding
-    activations: int = 4 << 30  # bytes
+    activations: int = (2 << 30) - 1  # bytes: an int can count them
     weights: int = 4 << 30  # bytes
     operations: int = 1 << 42
 
@@ -292,6 +293,7 @@ class _Validator:
         self.require(len(inputs) > 0, "it needs an input")
         self.require(0 <= node.axis < len(y.shape), f"there is no axis {node.axis}")
         for x in inputs:
+            self.require(len(x.shape) == len(y.shape), f"'{x.name}' has another rank than the output")
             expected = (*y.shape[: node.axis], *x.shape[node.axis : node.axis + 1], *y.shape[node.axis + 1 :])
             self.require(x.shape == expected, f"'{x.name}' differs from the output in more than axis {node.axis}")
         total = sum(x.shape[node.axis] for x in inputs)
@@ -394,3 +396,24 @@ class _Validator:
         for name in (*node.inputs, *node.outputs):
             kind = self.tensors[name].dtype
             self.require(kind in ("f32", "s32"), f"'{name}' is {kind}, where f32 or s32 is needed")
+        args, kwargs = msgspec.json.decode(node.args), msgspec.json.decode(node.kwargs)
+        self.require(isinstance(args, list) and isinstance(kwargs, dict), "args is a list and kwargs an object")
+        self.arguments(node, [args, list(kwargs.values())])
+
+    def arguments(self, node: g.Aten, value: Any, depth: int = 0) -> None:
+        """Every reference in the arguments of an ``aten`` node leads to a tensor."""
+        self.require(depth < 8, "arguments are nested more than 8 deep")
+        if isinstance(value, list):
+            for v in value:
+                self.arguments(node, v, depth + 1)
+        elif isinstance(value, str) and value[:1] in ("$", "#"):
+            name, _, kind = value[1:].partition(":")
+            self.require(kind in ("", "bool"), f"'{value}' asks for '{kind}'; only bool can be asked for")
+            if value[0] == "$":
+                known = name.isascii() and name.isdecimal() and int(name[:6]) < len(node.inputs)
+            else:
+                kinds = (np.float32, np.int32, np.int64)
+                known = name in self.constants and self.constants[name].dtype in kinds
+            self.require(known, f"'{value}' is neither an input nor a constant of f32, s32 or s64")
+        else:
+            self.require(not isinstance(value, dict), "an object can't be an argument")

@@ -79,7 +79,8 @@ class Engine:
             values[name] = self._checked(inputs[name], info)
         for segment in self._segments:
             values |= segment.run(values)
-        return {name: values[name] for name in self.outputs}
+        # An input may be an output, too.
+        return {name: values[name].copy() if name in self.inputs else values[name] for name in self.outputs}
 
     def profile(self, inputs: Mapping[str, Array]) -> dict[str, int]:
         """Runs once; the nanoseconds of each node, by name. A node that runs within another one's kernel takes 0."""
@@ -166,6 +167,8 @@ def load(
         engine = build(tuned.answer.choices if tuned else {})
     except ValueError as e:  # from the builder: a forced instruction set that is not here
         raise BackendError(str(e)) from e
+    except MemoryError as e:
+        raise BackendError("there is not enough memory here for the model's weights and activations") from e
     engine.tuned = tuned
     return engine
 
@@ -220,30 +223,24 @@ def _segments(
     graph = model.header.graph
     groups = [list(nodes) for _, nodes in itertools.groupby(graph.nodes, lambda n: n.name in fallback)]
     segments: list[Segment] = []
-    for i, nodes in enumerate(groups):
+    later = set(graph.outputs)  # what is read behind a group
+    for nodes in reversed(groups):
         made = {t for n in nodes for t in node_outputs(n)}
-        later = {t for group in groups[i + 1 :] for n in group for t in node_inputs(n)} | set(graph.outputs)
         reads = _unique(t for n in nodes for t in node_inputs(n) if t not in made)
         gives = _unique(t for n in nodes for t in node_outputs(n) if t in later)
         if not gives:  # nothing reads what these nodes make
             continue
+        later |= set(reads)
         if nodes[0].name in fallback:
             from agent.engine.torch_backend import TorchSegment
 
-            used = {k: v for k, v in model.constants.items() if any(_mentions(n, k) for n in nodes)}
+            used = {k: model.constants[k] for n in nodes for k in g.node_constants(n)}
             segments.append(TorchSegment(graph, used, nodes, reads, gives))
         else:
             segments.append(
                 native.NativeSegment(graph, model.constants, nodes, reads, gives, threads, isa, spin_us, choices)
             )
-    return segments
-
-
-def _mentions(node: g.Node, constant: str) -> bool:
-    if isinstance(node, g.Aten):
-        text = bytes(node.args) + bytes(node.kwargs)
-        return any(f'"#{constant}{end}'.encode() in text for end in ('"', ":"))
-    return constant in (getattr(node, field) for field in node.__struct_fields__)
+    return segments[::-1]
 
 
 def _unique(names: Iterable[str]) -> list[str]:

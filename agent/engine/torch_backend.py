@@ -8,23 +8,18 @@ operation at a time, as docs/numerics.md says. This is the fallback, and a secon
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from agent import arithmetic
 from agent import graph as g
+from agent.engine.aten import CONTAINER, AtenCall, Tensors
 from agent.engine.choice import Option
 from agent.engine.segment import Array, StepInfo
-from agent.errors import BackendError
-from agent.validate import node_inputs, node_outputs, operator_name
-
-Tensors = dict[str, torch.Tensor]
-_CONTAINER = {"u8": torch.uint8, "s8": torch.int8, "s32": torch.int32, "f32": torch.float32}
+from agent.validate import node_inputs, operator_name
 
 
 class TorchSegment:
@@ -48,11 +43,13 @@ class TorchSegment:
         self._nodes = tuple(nodes)
         self._constants = {k: torch.from_numpy(np.array(v)) for k, v in constants.items()}
         self.weight_bytes = sum(v.nbytes for v in self._constants.values())
-        self._resolved = {n.name: _resolve(n) for n in nodes if isinstance(n, g.Aten)}
+        self._resolved = {n.name: AtenCall(n, self._tensors, self._constants) for n in nodes if isinstance(n, g.Aten)}
         last: dict[str, int] = {}
         for i, node in enumerate(nodes):
             last |= dict.fromkeys(node_inputs(node), i)
-        self._done = [[n for n, at in last.items() if at == i and n not in outputs] for i in range(len(nodes))]
+        self._done: list[list[str]] = [[] for _ in nodes]
+        for name in last.keys() - set(outputs):
+            self._done[last[name]].append(name)
 
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Input arrays to output arrays."""
@@ -83,7 +80,7 @@ class TorchSegment:
         """q = clamp(rint(scaled), lo - zp, hi - zp) + zp, from float32."""
         t = self._tensors[name]
         q = torch.round(scaled).clamp(lo - t.zero_point, hi - t.zero_point) + t.zero_point
-        values[name] = q.to(torch.int32).to(_CONTAINER[t.dtype])
+        values[name] = q.to(torch.int32).to(CONTAINER[t.dtype])
 
     def _weight(self, node: g.Conv2d | g.Linear) -> torch.Tensor:
         return self._constants[node.weight].double() - node.weight_zero_point
@@ -157,7 +154,7 @@ class TorchSegment:
 
     def _from_canonical(self, values: Tensors, name: str, q: torch.Tensor) -> None:
         t = self._tensors[name]
-        values[name] = (q.to(torch.int32) - (128 if t.dtype == "s8" else 0)).to(_CONTAINER[t.dtype])
+        values[name] = (q.to(torch.int32) - (128 if t.dtype == "s8" else 0)).to(CONTAINER[t.dtype])
 
     def _lut(self, node: g.Lut, values: Tensors) -> None:
         table = self._constants[node.table]
@@ -251,31 +248,4 @@ class TorchSegment:
             self._quantized(values, node.output, p)
 
     def _aten(self, node: g.Aten, values: Tensors) -> None:
-        def bind(value: Any) -> Any:
-            if isinstance(value, str) and value[:1] in ("$", "#"):
-                name, _, kind = value[1:].partition(":")
-                x = values[node.inputs[int(name)]] if value[0] == "$" else self._constants[name]
-                return x.bool() if kind == "bool" else x.long() if x.dtype == torch.int32 else x
-            return [bind(v) for v in value] if isinstance(value, list) else value
-
-        args = [bind(v) for v in msgspec.json.decode(node.args)]
-        kwargs = {k: bind(v) for k, v in msgspec.json.decode(node.kwargs).items()}
-        result = self._resolved[node.name](*args, **kwargs)
-        results = list(result) if isinstance(result, (tuple, list)) else [result]
-        for name, y in zip(node_outputs(node), results, strict=True):
-            t = self._tensors[name]
-            if tuple(y.shape) != (t.shape if y.ndim else ()):
-                raise BackendError(f"node '{node.name}': {node.target} gave shape {list(y.shape)} for '{name}'")
-            values[name] = y.to(_CONTAINER[t.dtype]).reshape(t.shape).contiguous()
-
-
-def _resolve(node: g.Aten) -> Callable[..., Any]:
-    """The operator that a node names; only those that neither change their arguments nor alias into them."""
-    name, _, overload = node.target.removeprefix("aten::").partition(".")
-    packet = getattr(torch.ops.aten, name, None)
-    operator = getattr(packet, overload or "default", None)
-    if operator is None:
-        raise BackendError(f"node '{node.name}': this torch has no operator {node.target}")
-    if operator._schema.is_mutable:
-        raise BackendError(f"node '{node.name}': {node.target} changes its arguments and may not run")
-    return operator  # type: ignore[no-any-return]
+        values |= self._resolved[node.name](values, self._constants)

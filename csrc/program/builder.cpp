@@ -67,7 +67,7 @@ void Builder::conv2d(const std::string& name, int in, int out, const WeightsDef&
     const auto usual = depthwise_candidates(s, isa), kernels = preferring(usual, impl_->choice(name).kernel);
     impl_->push(name, {in}, out, DepthwiseOp{s, usual, kernels[0], nullptr});
     impl_->pack_later<DepthwiseOp>(def, kernels);
-  } else if (groups == 1 && s.kh * s.kw * s.ih * s.iw == 1) {  // squeeze-and-excite: its maps are single pixels
+  } else if (groups == 1 && s.kh == 1 && s.kw == 1 && s.ih == 1 && s.iw == 1) {  // squeeze-and-excite: single pixels
     impl_->push_linear(name, in, out, def);
   } else {
     impl_->push_conv(name, in, out, def);

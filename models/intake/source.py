@@ -26,7 +26,7 @@ from agent import graph as g
 from agent.engine.engine import noise
 from agent.errors import ModelError
 from agent.modelfile import FORMAT, Golden, Header, Model, Postprocess, Preprocess, assemble
-from agent.validate import node_outputs
+from agent.validate import Limits, node_outputs
 
 GOLDEN = 2
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -62,7 +62,7 @@ class Imported:
     fit: Literal["whole", "centre"] = "centre"
 
 
-def import_source(source: str | Path, options: Options = Options()) -> Model:
+def import_source(source: str | Path, options: Options = Options(), limits: Limits = Limits()) -> Model:
     """A path, or ``package.module:function``, to a validated model with golden outputs. Writes nothing.
 
     Raises ``ModelError`` for what is not taken, is damaged, or has no form here.
@@ -78,7 +78,7 @@ def import_source(source: str | Path, options: Options = Options()) -> Model:
     pre = _pictures(imported, options.preprocess)
     provenance = _provenance(source) | imported.description
     header = Header(FORMAT, name, "1", imported.graph, pre, post, labels, provenance)
-    return with_golden(assemble(header, imported.constants))
+    return with_golden(assemble(header, imported.constants, limits))
 
 
 def recognize(source: str) -> Literal["tflite", "onnx", "torch"]:

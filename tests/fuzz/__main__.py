@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.fuzz import driver
 
 EXTENSION = "INT8D_FUZZ_EXTENSION"  # in a worker's environment
-COUNTS = {"model": 100_000}
+COUNTS = {"model": 100_000, "tflite": 10_000, "onnx": 10_000}
 FAILURES = driver.ROOT / "build" / "fuzz" / "failures"
 
 
@@ -27,13 +27,15 @@ def _use(extension: str) -> None:
     import agent
 
     spec = importlib.util.spec_from_file_location("agent._kernels", extension)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules["agent._kernels"] = agent._kernels = module  # type: ignore[attr-defined]
 
 
-def _environment(extension: str | None) -> dict[str, str]:
+def environment(extension: str | None = None) -> dict[str, str]:
+    """A worker's, on one thread, and with the sanitizers' libraries where it uses such an extension."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     if not extension:
         return threads
@@ -53,14 +55,16 @@ def _environment(extension: str | None) -> dict[str, str]:
 
 def target_named(name: str) -> driver.Target:
     """Imports no more than the target needs."""
+    from tests.fuzz.importers import OnnxFile, TfliteFile
     from tests.fuzz.model_file import ModelFile
+    from tests.fuzz.rogue import Rogue
 
-    return {"model": ModelFile}[name]()
+    return {"model": ModelFile, "tflite": TfliteFile, "onnx": OnnxFile, "rogue": Rogue}[name]()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target", choices=COUNTS)
+    parser.add_argument("target", choices=[*COUNTS, "rogue"], help="rogue: a target that does all that none may")
     parser.add_argument("--cases", type=int, help="how many, the first ones; the target's full number by default")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--extension", help="a build of agent._kernels with sanitizers")
@@ -76,7 +80,7 @@ def main() -> int:
     if args.replay is not None:
         if args.extension and not os.environ.get(EXTENSION):
             os.execve(sys.executable, [sys.executable, "-m", "tests.fuzz", *sys.argv[1:]],
-                      {**os.environ, **_environment(args.extension)})  # fmt: skip
+                      {**os.environ, **environment(args.extension)})  # fmt: skip
         target.prepare()
         with tempfile.TemporaryDirectory() as folder:
             print(*driver.run_case(target, args.replay, Path(folder)))
@@ -84,8 +88,8 @@ def main() -> int:
     kept = FAILURES / args.target
     driver.clean(kept)
     start = time.monotonic()
-    cases = range(args.cases or COUNTS[args.target])
-    summary = driver.run(target, cases, args.workers, _environment(args.extension), kept)
+    cases = range(args.cases or COUNTS.get(args.target, 10))
+    summary = driver.run(target, cases, args.workers, environment(args.extension), kept)
     for reason, count in summary.reasons.most_common(12):
         print(f"{count:8,}  {reason}")
     print(f"{args.target}: {summary}; {time.monotonic() - start:.0f} s")

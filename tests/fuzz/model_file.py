@@ -7,6 +7,7 @@ mended afterwards (``tests.fuzz.mend``), so that what was changed is not refused
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import struct
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class ModelFile:
     allowed: tuple[type[Exception], ...] = (ModelError, BackendError)
 
     def prepare(self) -> None:
+        importlib.import_module("agent.engine.torch_backend")  # seconds, which are no case's
         self.seeds: list[bytes] = []
         for operator in OPERATORS:
             self.seeds += _small(operator)
@@ -157,7 +159,9 @@ def _hostile_container(rng: Rng, outer: dict[str, Any]) -> dict[str, Any]:
         field = pick(rng, ["dtype", "shape", "data_offsets"])
         entry[field], other[field] = other[field], entry[field]
     elif kind == 4:
-        return {pick(rng, [name + "x", pick(rng, names), "golden/0/in/x"]) if k == name else k: v for k, v in outer.items()}
+        return {
+            pick(rng, [name + "x", pick(rng, names), "golden/0/in/x"]) if k == name else k: v for k, v in outer.items()
+        }
     elif kind == 5:
         entry["shape"] = pick(rng, [[], [0], [1] * 40, entry["shape"][::-1], [*entry["shape"], 1], [2**32, 2**32]])
     else:
@@ -192,9 +196,9 @@ def _hostile_constants(rng: Rng, file: File) -> None:
 
 
 def _hostile_graph(rng: Rng, file: File) -> None:
-    graph = file.header["graph"]
     kind = rng.random()
     try:
+        graph = file.header["graph"]
         if kind < 0.1:
             mutate_json(rng, file.header)
         elif kind < 0.3:
@@ -207,7 +211,7 @@ def _hostile_graph(rng: Rng, file: File) -> None:
             mutate_json(rng, pick(rng, graph["nodes"]))
         else:
             _reorder(rng, graph)
-    except (TypeError, KeyError, IndexError, ValueError, OverflowError):
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError, AttributeError, StopIteration):
         return  # an earlier mutation left nothing to change here
 
 
@@ -249,8 +253,8 @@ def _aten(rng: Rng, graph: dict[str, Any]) -> None:
     floats = [t for t in graph["tensors"] if t["dtype"] in ("f32", "s32")]
     source = pick(rng, floats or graph["tensors"])
     target = pick(rng, ATEN)
-    args = pick(rng, [["$0"], ["$0", "$0"], ["$0", 1], ["$0", [2**40]], ["$0", [-1]], ["$1"], ["$x"], ["#c0"], ["#"], [], {},
-                      None, "$0", ["$0", None, "x"], [[2**40]], [2**62], [["$0"], 0], ["x", True, 1 << 20]])  # fmt: skip
+    args = pick(rng, [["$0"], ["$0", "$0"], ["$0", 1], ["$0", [2**40]], ["$0", [-1]], ["$1"], ["$x"], ["#c0"], ["#"],
+                      [], {}, None, "$0", ["$0", None, "x"], [[2**40]], [2**62], [["$0"], 0], ["x", True]])  # fmt: skip
     kwargs = pick(rng, [{}, {}, {}, {"dim": 0}, {"out": "$0"}, {"dtype": 6}, [], {"x": "$0"}, {"generator": None}])
     graph["tensors"].append({**copy.deepcopy(source), "name": "torch"})
     node = {"op": "aten", "name": "torch", "target": target, "inputs": [source["name"]], "outputs": ["torch"]}
@@ -260,10 +264,12 @@ def _aten(rng: Rng, graph: dict[str, Any]) -> None:
 
 ATEN = [
     "aten::relu", "aten::relu_", "aten::add.Tensor", "aten::cat", "aten::from_file", "aten::ones", "aten::empty",
-    "aten::full", "aten::zeros", "aten::repeat", "aten::resize_", "aten::as_strided", "aten::index_select", "aten::view",
-    "aten::reshape", "aten::permute", "aten::nonzero", "aten::item", "aten::_local_scalar_dense", "aten::detach",
-    "aten::rand_like", "aten::set_.source_Storage", "aten::sum", "aten::topk", "aten::gather", "aten::nothing", "aten::",
-    "aten::__class__", "aten::name", "aten::relu.default.x", "aten::relu.__class__", "prim::print", "aten::softmax.int",
-    "aten::linear", "aten::conv2d", "aten::expand", "aten::unfold", "aten::arange", "aten::linspace", "aten::eye",
-    "aten::to.dtype", "aten::clone", "aten::tril_indices", "aten::max_pool2d", "aten::upsample_nearest2d",
+    "aten::full", "aten::zeros", "aten::repeat", "aten::resize_", "aten::as_strided", "aten::index_select",
+    "aten::view", "aten::reshape", "aten::permute", "aten::nonzero", "aten::item", "aten::_local_scalar_dense",
+    "aten::detach", "aten::rand_like", "aten::set_.source_Storage", "aten::sum", "aten::topk", "aten::gather",
+    "aten::nothing", "aten::", "aten::__class__", "aten::name", "aten::relu.default.x", "aten::relu.__class__",
+    "prim::print", "aten::softmax.int", "aten::linear", "aten::conv2d", "aten::expand", "aten::unfold",
+    "aten::arange", "aten::linspace", "aten::eye", "aten::to.dtype", "aten::clone", "aten::tril_indices",
+    "aten::max_pool2d", "aten::upsample_nearest2d", "aten::index.Tensor", "aten::embedding", "aten::new_full",
+    "aten::pad", "aten::tile", "aten::one_hot", "aten::bincount", "aten::repeat_interleave.self_int",
 ]  # fmt: skip

@@ -44,6 +44,10 @@ constexpr ConvKernel kKernels[] = {
 
 }  // namespace
 
+int ConvShape::band(int64_t bytes) const {
+  return static_cast<int>(bytes / std::max<int64_t>(1, int64_t{sh} * iw * ic));
+}
+
 std::span<const ConvKernel> conv_kernels() { return kKernels; }
 
 std::vector<const ConvKernel*> conv_candidates(const ConvShape& shape, Isa isa) {

@@ -21,6 +21,9 @@ struct ConvShape {
   int kh = 1, kw = 1, sh = 1, sw = 1, dh = 1, dw = 1;
   int pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
   int groups = 1;
+
+  // How many rows of the output read `bytes` of the input that no other ones read.
+  int band(int64_t bytes) const;
 };
 
 // The operator as the graph states it; pointers are read while packing only.

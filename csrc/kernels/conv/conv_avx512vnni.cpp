@@ -153,7 +153,7 @@ constexpr std::array<TileFunction, 8> kDouble = {nullptr,           run_tile<1, 
 // Rows that are worked on together, panel by panel: their input should stay in L2 beside the panel's weights.
 int band_rows(const ConvShape& s) {
   constexpr int kBandBytes = 256 * 1024;
-  return std::max(2, kBandBytes / std::max(1, s.sh * s.iw * s.ic) & ~1);
+  return std::max(2, s.band(kBandBytes) & ~1);
 }
 
 struct Runner {

@@ -210,7 +210,7 @@ void run_direct(const ConvCall& call) {
   t.packed = &p;
   t.epilogue = &epilogue;
   // Rows that are worked on together, panel by panel: their input should stay in L2 beside the panel's weights.
-  const int band = Dot::kWords ? ConvWords(s).band : std::max(2, 256 * 1024 / std::max(1, s.sh * s.iw * s.ic));
+  const int band = Dot::kWords ? ConvWords(s).band : std::max(2, s.band(256 * 1024));
   for (int begin = call.row_begin, end; begin < call.row_end; begin = end) {
     end = std::min({begin + band, call.row_end, (begin / s.oh + 1) * s.oh});
     const View in = Dot::kWords ? widen(call, s, begin, end) : call.in;

@@ -87,11 +87,11 @@ struct ConvWords {
   int band, columns;
   size_t row_bytes;
   explicit ConvWords(const ConvShape& s)
-      : band(std::max(2, 128 * 1024 / std::max(1, s.sh * s.iw * s.ic))),
+      : band(std::max(2, s.band(128 * 1024))),
         columns((s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1),
         row_bytes((static_cast<size_t>(columns) * s.ic * 2 + 127) / 64 * 64) {}
   size_t bytes(const ConvShape& s) const {
-    return ((std::min(band, s.oh) - 1) * s.sh + (s.kh - 1) * s.dh + 1) * row_bytes + kOverread;
+    return static_cast<size_t>((std::min(band, s.oh) - 1) * s.sh + (s.kh - 1) * s.dh + 1) * row_bytes + kOverread;
   }
 };
 

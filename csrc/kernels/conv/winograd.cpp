@@ -32,14 +32,14 @@ bool winograd_accepts(const ConvShape& s) {
 
 bool winograd_expands(const ConvShape& s, const WinogradForm& form) {
   constexpr int kResident = 1280 * 1024, kTiles = 16;
-  return form.expand && kPlanes * 2 * s.ic * s.oc > kResident && s.ic % kExpanded == 0 &&
+  return form.expand && int64_t{kPlanes} * 2 * s.ic * s.oc > kResident && s.ic % kExpanded == 0 &&
          s.batch * WinogradGrid(s).tiles() <= kTiles;
 }
 
 int winograd_chunk(const ConvShape& s, const WinogradForm& form) {
   // Weights that stay in L2 leave it to tiles and products only so far; larger ones should be streamed once.
   constexpr int kWeightBytes = 400 * 1024, kSmall = 320 * 1024, kLarge = 768 * 1024;
-  const bool resident = kPlanes * 2 * s.ic * s.oc <= kWeightBytes;
+  const bool resident = int64_t{kPlanes} * 2 * s.ic * s.oc <= kWeightBytes;
   const int tile = kPlanes * (2 * s.ic + 4 * form.panel), all = s.batch * WinogradGrid(s).tiles();
   const int tiles = std::max(1, (resident ? kSmall : kLarge) / tile);
   return tiles >= all ? all : tiles >= form.rows ? tiles / form.rows * form.rows : tiles;

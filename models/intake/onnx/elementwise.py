@@ -110,7 +110,9 @@ def divide(t: Translator, op: Operator, a: Value, b: Value) -> Value:
 
 @registry.operator("Mod")
 def modulo(t: Translator, op: Operator, a: Value, b: Value) -> Value:
-    t.require(a.dtype.is_floating_point or not b.known or not bool((t.need(b, "divisor") == 0).any()), "it divides by zero")
+    t.require(
+        a.dtype.is_floating_point or not b.known or not bool((t.need(b, "divisor") == 0).any()), "it divides by zero"
+    )
     return t.call((aten.fmod if op.get("fmod", 0) else aten.remainder).Tensor, a, b)
 
 

@@ -122,7 +122,9 @@ def _normalized(node: object) -> tuple[Node, list[int], float] | None:
 
 def _bias(module: GraphModule, node: Node) -> Made:
     for product, offset in _operands(node, aten.add.Tensor):
-        if not (_is(product, aten.linear.default) and len(product.args) == 2 and _inner(product) and _attribute(offset)):
+        if not (
+            _is(product, aten.linear.default) and len(product.args) == 2 and _inner(product) and _attribute(offset)
+        ):
             continue
         if tuple(offset.meta["val"].shape) == tuple(product.meta["val"].shape[-1:]):
             return aten.linear.default, (*product.args, offset)
@@ -154,5 +156,3 @@ def _inner(node: object) -> bool:
 
 def _attribute(node: object) -> bool:
     return isinstance(node, Node) and node.op == "get_attr"
-
-

@@ -50,7 +50,9 @@ def einsum(t: Translator, op: Operator, a: Value, b: Value) -> Value:
     assert parts is not None
     left, right, out = parts.groups()
     t.require(all(len(set(w)) == len(w) for w in (left, right, out)), f"'{equation}' repeats an axis")
-    t.require((len(left), len(right)) == (a.rank, b.rank) and set(out) <= set(left + right), f"'{equation}' does not fit")
+    t.require(
+        (len(left), len(right)) == (a.rank, b.rank) and set(out) <= set(left + right), f"'{equation}' does not fit"
+    )
     extent = dict(zip(left + right, a.shape + b.shape, strict=True))
     t.require(all(extent[c] == n for c, n in zip(left, a.shape, strict=True)), f"'{equation}': extents differ")
     t.require(set(left) ^ set(right) <= set(out), f"'{equation}' sums an axis of one factor")

@@ -366,7 +366,9 @@ class Translator:
         """The real numbers that integers stand for."""
         if value.constant is not None:
             self.require(value.dtype is q.dtype, f"{value.dtype} with a zero point of {q.dtype}")
-            self.require(q.axis is None or value.shape[q.axis] == q.scale.numel(), "one scale for each channel is needed")
+            self.require(
+                q.axis is None or value.shape[q.axis] == q.scale.numel(), "one scale for each channel is needed"
+            )
             return self.stored(value.constant, q)
         self.require(q.axis is None, "an activation with a scale for each channel is not taken")
         self.require(value.container is not None, "it reads integers that no QuantizeLinear has made")
