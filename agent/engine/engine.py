@@ -143,7 +143,8 @@ def load(
     use_native = backend != "torch" and native.available()
     if backend == "native" and not native.available():
         raise BackendError(f"the native kernels can't be loaded ({native.IMPORT_ERROR}); use backend='torch'")
-    in_torch = [n for n in graph.nodes if not (use_native and native.supports(n))]
+    tensors = {t.name: t for t in graph.tensors}
+    in_torch = [n for n in graph.nodes if not (use_native and native.supports(n, tensors))]
     if in_torch:
         names = ", ".join(sorted({operator_name(n) for n in in_torch}))
         if backend == "native":

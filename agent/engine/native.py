@@ -38,8 +38,10 @@ def available() -> bool:
 _COMING = (g.Aten, g.Transpose, g.Slice, g.Expand, g.Pad, g.Resize2d, g.ArgMax, g.Constant)
 
 
-def supports(node: g.Node) -> bool:
+def supports(node: g.Node, tensors: Mapping[str, g.Tensor]) -> bool:
     """Whether the node has a native kernel."""
+    if isinstance(node, (g.Concat, g.Reshape)):
+        return tensors[node.output].dtype != "s32"
     return not isinstance(node, _COMING)
 
 
