@@ -23,7 +23,6 @@ _DTYPES: dict[str, g.Dtype] = {"uint8": "u8", "int8": "s8", "int32": "s32", "int
                                "bool": "s32"}  # fmt: skip
 _CONTROL_FLOW = {"IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_WHILE"}
 _LISTED = 12
-_ELEMENTS = 1 << 28  # of all activations
 NONE, RELU, RELU_N1_TO_1, RELU6 = 0, 1, 2, 3
 _CLAMPS = {NONE: (None, None), RELU: (0.0, None), RELU_N1_TO_1: (-1.0, 1.0), RELU6: (0.0, 6.0)}
 
@@ -47,7 +46,6 @@ class Import:
         self.reads = Counter([*(i for op in source.operators for i in op.inputs), *source.outputs])
         self.padded: dict[int, tuple[g.Tensor, tuple[int, int, int, int]]] = {}  # by PADs that their readers take over
         self.dequantized: dict[int, g.Tensor] = {}  # the quantized source of a float tensor
-        self.elements = 0
 
     def run(self) -> tuple[g.Graph, dict[str, np.ndarray]]:
         from models.intake.tflite.operators import OPERATORS
@@ -95,9 +93,6 @@ class Import:
         shape = t.shape or (1,)
         if min(shape) < 1:
             raise ModelError(f"'{t.name}' has the shape {list(shape)}: convert the model with fixed shapes")
-        self.elements += math.prod(shape)
-        if math.prod(shape) > reader.LIMITS.elements or self.elements > _ELEMENTS:
-            raise ModelError(f"'{t.name}' of shape {list(shape)} is too large, or all tensors together are")
         dtype = _DTYPES[t.type]
         if dtype not in QUANTIZED:
             return self.b.tensor(t.name, shape, dtype)
@@ -153,7 +148,7 @@ class Import:
         x = self.activation(index)
         if x.dtype not in QUANTIZED:
             raise ModelError(f"'{x.name}' is {self.described(index).type}: operators compute in int8 or uint8 here; "
-                             "convert with full integer quantization (a representative dataset, and the built-in int8 "
+                             "convert with full integer quantization (a representative dataset, the built-in int8 "
                              "operators only), or import the float network from ONNX or torch with --calibrate")  # fmt: skip
         return x
 
@@ -172,9 +167,8 @@ class Import:
 
     def temporary(self, like: g.Tensor, name: str, shape: Sequence[int]) -> g.Tensor:
         """A tensor that the file does not have, of another's quantization."""
-        self.elements += math.prod(shape)
-        if min(shape) < 1 or self.elements > _ELEMENTS:
-            raise ModelError(f"'{name}' of shape {list(shape)} is empty, or all tensors together are too large")
+        if min(shape) < 1:
+            raise ModelError(f"'{name}' of shape {list(shape)} would be empty")
         return self.b.like(like, name, shape)
 
     # What operators share
