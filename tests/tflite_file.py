@@ -1,9 +1,9 @@
 """Tiny TFLite files, an operator or two each, for what has to be compared with LiteRT.
 
-    f = File()
-    x = f.activation((1, 8, 8, 3))
-    y = f.add("RELU", [x], f.activation((1, 8, 8, 3)))
-    data = f.write([x], [y])
+f = File()
+x = f.activation((1, 8, 8, 3))
+y = f.add("RELU", [x], f.activation((1, 8, 8, 3)))
+data = f.write([x], [y])
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class File:
             made = self.tensor(shape, "uint8", scales, 119, self.rng.integers(0, 256, shape).astype(np.uint8))
         return [made, self.tensor((n,), "int32", np.float32(0.05) * scales, 0, bias)]
 
-    def add(self, builtin: str, inputs: Sequence[int], outputs: int | Sequence[int], kind: str = "", **fields: Any) -> Any:
+    def add(
+        self, builtin: str, inputs: Sequence[int], outputs: int | Sequence[int], kind: str = "", **fields: Any
+    ) -> Any:
         """kind: of the options, by the schema's name; returns ``outputs``."""
         code, op = schema.OperatorCodeT(), schema.OperatorT()
         code.builtinCode = getattr(schema.BuiltinOperator, builtin)

@@ -157,7 +157,9 @@ def _hostile_container(rng: Rng, outer: dict[str, Any]) -> dict[str, Any]:
         field = pick(rng, ["dtype", "shape", "data_offsets"])
         entry[field], other[field] = other[field], entry[field]
     elif kind == 4:
-        return {pick(rng, [name + "x", pick(rng, names), "golden/0/in/x"]) if k == name else k: v for k, v in outer.items()}
+        return {
+            pick(rng, [name + "x", pick(rng, names), "golden/0/in/x"]) if k == name else k: v for k, v in outer.items()
+        }
     elif kind == 5:
         entry["shape"] = pick(rng, [[], [0], [1] * 40, entry["shape"][::-1], [*entry["shape"], 1], [2**32, 2**32]])
     else:

@@ -147,9 +147,11 @@ class Import:
         """An activation that is u8 or s8."""
         x = self.activation(index)
         if x.dtype not in QUANTIZED:
-            raise ModelError(f"'{x.name}' is {self.described(index).type}: operators compute in int8 or uint8 here; "
-                             "convert with full integer quantization (a representative dataset, the built-in int8 "
-                             "operators only), or import the float network from ONNX or torch with --calibrate")  # fmt: skip
+            raise ModelError(
+                f"'{x.name}' is {self.described(index).type}: operators compute in int8 or uint8 here; convert with full "
+                "integer quantization (a representative dataset, the built-in int8 operators only), or import the "
+                "float network from ONNX or torch with --calibrate"
+            )
         return x
 
     def output(self, op: reader.Operator, i: int = 0, quantized: bool = True) -> g.Tensor:
@@ -233,10 +235,14 @@ class Import:
             raise ModelError(f"'{x.name}' is {x.dtype}, the output {y.dtype}")
         if (x.scale, x.zero_point) != (y.scale, y.zero_point):
             z = self.temporary(y, f"{y.name}/bytes", x.shape)
-            table = self.b.constant(f"{z.name}.table", np.arange(256).astype(np.uint8))
-            self.b.add(g.Lut(z.name, x.name, z.name, table, "reinterpret"))
+            self.reinterpret(x, z)
             x = z
         make(x, y)
+
+    def reinterpret(self, x: g.Tensor, y: g.Tensor) -> None:
+        """y has x's containers, and its own quantization."""
+        table = self.b.constant(f"{y.name}.table", np.arange(256).astype(np.uint8))
+        self.b.add(g.Lut(y.name, x.name, y.name, table, "reinterpret"))
 
 
 def unsupported(_: Import, op: reader.Operator) -> None:
