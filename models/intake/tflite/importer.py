@@ -148,8 +148,8 @@ class Import:
         x = self.activation(index)
         if x.dtype not in QUANTIZED:
             raise ModelError(
-                f"'{x.name}' is {self.described(index).type}: operators compute in int8 or uint8 here; convert with full "
-                "integer quantization (a representative dataset, the built-in int8 operators only), or import the "
+                f"'{x.name}' is {self.described(index).type}: operators compute in int8 or uint8 here; convert with "
+                "full integer quantization (a representative dataset, the built-in int8 operators only), or import the "
                 "float network from ONNX or torch with --calibrate"
             )
         return x
