@@ -250,8 +250,9 @@ def _binary(kind: str, name: str) -> bytes:
 @case("MAXIMUM", "MINIMUM")
 def _extremes(kind: str, name: str) -> bytes:
     f = File(7, kind)
-    x, y = f.activation((1, 3, 4)), f.activation((1, 3, 4))
-    f.add(name, [x, f.bytes_((1,), 0.05, 3)], y, "MaximumMinimumOptions")
+    x, y = f.activation((1, 30, 40)), f.activation((1, 30, 40))
+    f.add(name, [x, f.tensor((1,), kind, 0.05, f.tensors[x].quantization.zeroPoint[0], np.array([40], kind))], y,
+          "MaximumMinimumOptions")  # fmt: skip
     return f.write([x], [y])
 
 
@@ -487,7 +488,7 @@ def test_an_operator_is_within_a_step_of_litert(kind: str, name: str, tmp_path: 
         ):
             off = steps(ours, theirs, detail)
             assert off.max() <= (1e-6 if theirs.dtype == np.float32 else 1)
-            assert np.ptp(theirs) > 0  # a comparison of constants would prove nothing
+            assert theirs.max() > theirs.min()  # a comparison of constants would prove nothing
 
 
 def test_padding_of_zeros_becomes_the_convolution_s(tmp_path: Path) -> None:
@@ -584,7 +585,7 @@ def _refusal(name: str) -> bytes:
 
 
 REFUSALS = {
-    "float": "'t0' is float32: operators compute in int8 or uint8 here; convert with full integer quantization",
+    "float": "'t2' is float32: operators compute in int8 or uint8 here; convert with full integer quantization",
     "hybrid": "dynamic range quantization",
     "int16": "is int16, which can't be imported; only 8-bit activations are",
     "variable": "is a variable",
@@ -615,8 +616,7 @@ def test_damaged_bytes_give_a_model_or_an_error(name: str, tmp_path: Path) -> No
         path = file_of(tmp_path, bytes(damaged[: rng.integers(8, len(data))] if i % 10 == 0 else damaged))
         try:
             import_source(path)
-        except ModelError as e:
-            assert str(e)
+        except ModelError:
             refused += 1
     assert 0 < refused < 300
 
