@@ -89,7 +89,7 @@ def test_a_real_file_is_native_and_gives_litert_s_numbers(name: str) -> None:
     path = DATA / f"{name}.tflite"
     model = import_source(path)
     assert not [n.name for n in model.header.graph.nodes if isinstance(n, g.Aten)]
-    engine, reference = load(model), Reference(path.read_bytes())
+    engine, reference = load(model, backend="native"), Reference(path.read_bytes())
     rng = np.random.default_rng(1)
     off = np.concatenate([
         steps(*engine.run(x).values(), *reference.run(*x.values()), *reference.outputs).ravel()
@@ -489,6 +489,17 @@ def test_an_operator_is_within_a_step_of_litert(kind: str, name: str, tmp_path: 
             off = steps(ours, theirs, detail)
             assert off.max() <= (1e-6 if theirs.dtype == np.float32 else 1)
             assert theirs.max() > theirs.min()  # a comparison of constants would prove nothing
+
+
+@pytest.mark.parametrize("name", ["average pool", "average pool same", "average pool global"])
+def test_average_pools_round_halves_as_litert_does(name: str, tmp_path: Path) -> None:
+    data = CASES[name]("int8")
+    model = import_source(file_of(tmp_path, data))
+    engine, reference = load(model), Reference(data)
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        x = noise(model, rng)
+        assert np.array_equal(*engine.run(x).values(), *reference.run(*x.values()))
 
 
 def test_padding_of_zeros_becomes_the_convolution_s(tmp_path: Path) -> None:

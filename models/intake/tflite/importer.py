@@ -30,7 +30,8 @@ _CLAMPS = {NONE: (None, None), RELU: (0.0, None), RELU_N1_TO_1: (-1.0, 1.0), REL
 def read(path: str, options: intake.Options) -> intake.Imported:
     """path: a .tflite file. Raises ``ModelError``, which names every operator that has no form here."""
     source = reader.open_model(path)
-    graph, constants = Import(source).run()
+    with reader.bounded(path):
+        graph, constants = Import(source).run()
     description = {"format": f"TFLite, {len(source.operators)} operators", "tools": intake.versions("tflite")}
     return intake.Imported(graph, constants, description, fit="whole")
 
@@ -100,7 +101,11 @@ class Import:
             raise ModelError(f"'{t.name}' is an activation with {len(t.scales)} scales; one is taken")
         if len(t.scales) == 0:  # plain integers
             return self.b.tensor(t.name, shape, dtype, 1.0, 0)
-        return self.b.tensor(t.name, shape, dtype, float(t.scales[0]), int(t.zero_points[0]))
+        scale, zero_point = float(t.scales[0]), int(t.zero_points[0])
+        low, high = (-128, 127) if dtype == "s8" else (0, 255)
+        if not (1e-30 < scale < 1e30 and low <= zero_point <= high):
+            raise ModelError(f"'{t.name}' has the scale {scale} and the zero point {zero_point}, which no {t.type} has")
+        return self.b.tensor(t.name, shape, dtype, scale, zero_point)
 
     def described(self, index: int) -> reader.Tensor:
         """A tensor of the file. Raises ``ModelError`` where the operator lacks it."""
