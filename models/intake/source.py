@@ -212,7 +212,7 @@ def _origin(graph: g.Graph, name: str) -> g.Node | None:
     makers = {output: node for node in graph.nodes for output in node_outputs(node)}
     node = makers.get(name)
     while isinstance(node, (g.Dequantize, g.Quantize, g.Reshape)) or (
-        isinstance(node, g.Lut) and node.function == "requantize"
+        isinstance(node, g.Lut) and node.function in ("requantize", "reinterpret")
     ):
         node = makers.get(node.input)
     return node

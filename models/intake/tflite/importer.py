@@ -23,7 +23,6 @@ _DTYPES: dict[str, g.Dtype] = {"uint8": "u8", "int8": "s8", "int32": "s32", "int
                                "bool": "s32"}  # fmt: skip
 _CONTROL_FLOW = {"IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_WHILE"}
 _LISTED = 12
-_ELEMENTS = 1 << 28  # of all activations
 NONE, RELU, RELU_N1_TO_1, RELU6 = 0, 1, 2, 3
 _CLAMPS = {NONE: (None, None), RELU: (0.0, None), RELU_N1_TO_1: (-1.0, 1.0), RELU6: (0.0, 6.0)}
 
@@ -31,7 +30,8 @@ _CLAMPS = {NONE: (None, None), RELU: (0.0, None), RELU_N1_TO_1: (-1.0, 1.0), REL
 def read(path: str, options: intake.Options) -> intake.Imported:
     """path: a .tflite file. Raises ``ModelError``, which names every operator that has no form here."""
     source = reader.open_model(path)
-    graph, constants = Import(source).run()
+    with reader.bounded(path):
+        graph, constants = Import(source).run()
     description = {"format": f"TFLite, {len(source.operators)} operators", "tools": intake.versions("tflite")}
     return intake.Imported(graph, constants, description, fit="whole")
 
@@ -47,7 +47,6 @@ class Import:
         self.reads = Counter([*(i for op in source.operators for i in op.inputs), *source.outputs])
         self.padded: dict[int, tuple[g.Tensor, tuple[int, int, int, int]]] = {}  # by PADs that their readers take over
         self.dequantized: dict[int, g.Tensor] = {}  # the quantized source of a float tensor
-        self.elements = 0
 
     def run(self) -> tuple[g.Graph, dict[str, np.ndarray]]:
         from models.intake.tflite.operators import OPERATORS
@@ -95,9 +94,6 @@ class Import:
         shape = t.shape or (1,)
         if min(shape) < 1:
             raise ModelError(f"'{t.name}' has the shape {list(shape)}: convert the model with fixed shapes")
-        self.elements += math.prod(shape)
-        if math.prod(shape) > reader.LIMITS.elements or self.elements > _ELEMENTS:
-            raise ModelError(f"'{t.name}' of shape {list(shape)} is too large, or all tensors together are")
         dtype = _DTYPES[t.type]
         if dtype not in QUANTIZED:
             return self.b.tensor(t.name, shape, dtype)
@@ -105,7 +101,11 @@ class Import:
             raise ModelError(f"'{t.name}' is an activation with {len(t.scales)} scales; one is taken")
         if len(t.scales) == 0:  # plain integers
             return self.b.tensor(t.name, shape, dtype, 1.0, 0)
-        return self.b.tensor(t.name, shape, dtype, float(t.scales[0]), int(t.zero_points[0]))
+        scale, zero_point = float(t.scales[0]), int(t.zero_points[0])
+        low, high = (-128, 127) if dtype == "s8" else (0, 255)
+        if not (1e-30 < scale < 1e30 and low <= zero_point <= high):
+            raise ModelError(f"'{t.name}' has the scale {scale} and the zero point {zero_point}, which no {t.type} has")
+        return self.b.tensor(t.name, shape, dtype, scale, zero_point)
 
     def described(self, index: int) -> reader.Tensor:
         """A tensor of the file. Raises ``ModelError`` where the operator lacks it."""
@@ -152,9 +152,11 @@ class Import:
         """An activation that is u8 or s8."""
         x = self.activation(index)
         if x.dtype not in QUANTIZED:
-            raise ModelError(f"'{x.name}' is {self.described(index).type}: operators compute in int8 or uint8 here; "
-                             "convert with full integer quantization (a representative dataset, and the built-in int8 "
-                             "operators only), or import the float network from ONNX or torch with --calibrate")  # fmt: skip
+            raise ModelError(
+                f"'{x.name}' is {self.described(index).type}: operators compute in int8 or uint8 here; convert with "
+                "full integer quantization (a representative dataset, the built-in int8 operators only), or import the "
+                "float network from ONNX or torch with --calibrate"
+            )
         return x
 
     def output(self, op: reader.Operator, i: int = 0, quantized: bool = True) -> g.Tensor:
@@ -172,9 +174,8 @@ class Import:
 
     def temporary(self, like: g.Tensor, name: str, shape: Sequence[int]) -> g.Tensor:
         """A tensor that the file does not have, of another's quantization."""
-        self.elements += math.prod(shape)
-        if min(shape) < 1 or self.elements > _ELEMENTS:
-            raise ModelError(f"'{name}' of shape {list(shape)} is empty, or all tensors together are too large")
+        if min(shape) < 1:
+            raise ModelError(f"'{name}' of shape {list(shape)} would be empty")
         return self.b.like(like, name, shape)
 
     # What operators share
@@ -239,10 +240,14 @@ class Import:
             raise ModelError(f"'{x.name}' is {x.dtype}, the output {y.dtype}")
         if (x.scale, x.zero_point) != (y.scale, y.zero_point):
             z = self.temporary(y, f"{y.name}/bytes", x.shape)
-            table = self.b.constant(f"{z.name}.table", np.arange(256).astype(np.uint8))
-            self.b.add(g.Lut(z.name, x.name, z.name, table, "reinterpret"))
+            self.reinterpret(x, z)
             x = z
         make(x, y)
+
+    def reinterpret(self, x: g.Tensor, y: g.Tensor) -> None:
+        """y has x's containers, and its own quantization."""
+        table = self.b.constant(f"{y.name}.table", np.arange(256).astype(np.uint8))
+        self.b.add(g.Lut(y.name, x.name, y.name, table, "reinterpret"))
 
 
 def unsupported(_: Import, op: reader.Operator) -> None:

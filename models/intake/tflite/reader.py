@@ -1,7 +1,7 @@
 """A TFLite file as plain data: tensors, operators, options; nothing in it is believed.
 
 The flatbuffers library follows offsets without a verifier: it can be led anywhere inside the file, or raise anything,
-but never read beyond its buffer. So every access is here, in ``bounded``, which makes one error of all of them; counts,
+but never read beyond its buffer. So every access is within ``bounded``, which makes one error of all of them; counts,
 names and shapes are checked before something is made of them, and constants are views of the file.
 """
 
@@ -20,7 +20,7 @@ import tflite
 from agent.errors import ModelError
 from agent.validate import Limits
 
-LIMITS = Limits(elements=1 << 26)
+LIMITS = Limits()
 _NAME = 1024  # characters
 _EDGES = 4096  # inputs or outputs of an operator
 _TYPES: dict[int, str] = {v: k.lower() for k, v in vars(tflite.TensorType).items() if isinstance(v, int)}
@@ -201,7 +201,8 @@ class _Reader:
 
     def text(self, raw: bytes | None) -> str:
         self.count(len(raw or b""), _NAME, "characters in a name")
-        return (raw or b"").decode("utf-8", "replace")
+        text = (raw or b"").decode("utf-8", "replace")
+        return "".join(c if c.isprintable() else "?" for c in text)  # it will stand in messages
 
     def operator(self, op: Any, index: int, tensors: int) -> Operator:
         if op.OpcodeIndex() >= self.model.OperatorCodesLength():

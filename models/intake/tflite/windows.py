@@ -15,6 +15,7 @@ from models.intake.tflite.importer import NONE, Import, same_padding
 from models.intake.tflite.reader import LIMITS, Operator
 
 _EXTENT = 1 << 16  # of a resized axis
+_MOST_HALVES = 2048  # elements of a window up to which 128 * 2**-20 is less than 1 / (2 * n)
 
 
 def _map(im: Import, op: Operator) -> tuple[g.Tensor, g.Tensor]:
@@ -36,11 +37,24 @@ def _window(x: g.Tensor, op: Operator) -> tuple[tuple[int, int], tuple[int, int]
 
 
 def average_pool(im: Import, op: Operator) -> None:
-    """The mean of what lies inside the map."""
+    """The mean of the containers that lie inside the map; its halves go away from zero."""
     x, y = _map(im, op)
     kernel, stride, padding = _window(x, op)
     lo, hi = im.clamp(y, op.option("Pool2DOptions", "FusedActivationFunction"))
-    im.b.add(g.AvgPool2d(y.name, x.name, y.name, kernel, stride, lo, hi, padding, count_include_pad=False))
+    same = (x.dtype, x.scale, x.zero_point) == (y.dtype, y.scale, y.zero_point)
+    halves = math.prod(kernel) % 2 == 0 or any(padding)
+    if not same or not halves or math.prod(kernel) > _MOST_HALVES:
+        im.b.add(g.AvgPool2d(y.name, x.name, y.name, kernel, stride, lo, hi, padding, count_include_pad=False))
+        return
+    # AvgPool2d takes a half to the even neighbour. LiteRT takes it away from the container 0: so do we, where the
+    # container is the value, and a mean is a millionth more than it is, less than what lies between it and a half.
+    plain = im.b.tensor(f"{y.name}/containers", x.shape, x.dtype, 1.0, 0)
+    pooled = im.b.tensor(f"{y.name}/mean", y.shape, y.dtype, 1.0 - 2.0**-20, 0)
+    im.reinterpret(x, plain)
+    im.b.add(
+        g.AvgPool2d(pooled.name, plain.name, pooled.name, kernel, stride, lo, hi, padding, count_include_pad=False)
+    )
+    im.reinterpret(pooled, y)
 
 
 def max_pool(im: Import, op: Operator) -> None:
