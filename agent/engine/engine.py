@@ -144,7 +144,6 @@ def load(
     use_native = backend != "torch" and native.available()
     if backend == "native" and not native.available():
         raise BackendError(f"the native kernels can't be loaded ({native.IMPORT_ERROR}); use backend='torch'")
-    tensors = {t.name: t for t in graph.tensors}
     in_torch = [n for n in graph.nodes if not (use_native and native.supports(n))]
     if in_torch:
         names = ", ".join(sorted({operator_name(n) for n in in_torch}))
