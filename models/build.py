@@ -11,6 +11,8 @@ import torch
 from agent import load
 from agent.modelfile import Golden, Header, Model, Postprocess, Preprocess, assemble
 from models.compress.quantize import quantize
+from models.compress.ranges import DEFAULT_RULE
+from models.compress.report import Observed
 from models.intake.torch_export import to_graph
 
 
@@ -29,6 +31,7 @@ class Built:
     model: Model
     simulated: Callable[[torch.Tensor], torch.Tensor]
     parity: Parity
+    calibration: Sequence[Observed]
 
 
 def build(
@@ -41,10 +44,12 @@ def build(
     provenance: dict[str, str],
     version: str = "1",
     golden: int = 4,
+    rule: str = DEFAULT_RULE,
 ) -> Built:
     """module: float, eval. calibration: batches [n, c, h, w] f32. probes: [n, c, h, w] f32, the first ``golden`` of
-    which are stored with their outputs; all are compared. The graph takes u8 NHWC and gives f32 logits."""
-    converted = quantize(module, calibration)
+    which are stored with their outputs; all are compared. rule: of calibration, see ``models.compress.ranges``. The
+    graph takes u8 NHWC and gives f32 logits."""
+    converted = quantize(module, calibration, rule)
     graph, constants = to_graph(converted, [preprocess.input])
     post = Postprocess(graph.outputs[0], softmax=True, top_k=min(5, len(labels)))
     header = Header(1, name, version, graph, preprocess, post, tuple(labels), provenance)
@@ -66,7 +71,7 @@ def build(
     steps = np.abs(a - b) / step
     agreement = float((a.argmax(-1) == b.argmax(-1)).mean())
     parity = Parity(len(a), agreement, float((steps < 1.5).mean()), float(np.rint(steps.max())))
-    return Built(Model(header, bare.constants, tuple(pairs)), converted, parity)
+    return Built(Model(header, bare.constants, tuple(pairs)), converted, parity, converted.meta["calibration"])
 
 
 def quantized_input(engine, name: str, x: np.ndarray) -> np.ndarray:

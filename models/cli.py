@@ -15,6 +15,7 @@ from agent.errors import Int8dError
 COMMANDS = {
     "build": ("build", "build a model of the zoo"),
     "import": ("import_model", "bring a TFLite, ONNX or torch model"),
+    "check": ("check", "hold a model against the source that it was imported from"),
 }
 
 

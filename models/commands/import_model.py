@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from models.commands import calibration
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -19,18 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a JSON object: mode, resize, crop, interpolation, mean, std",
     )  # fmt: skip
     parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="pictures to calibrate a float model on")
-    parser.add_argument(
-        "--rule", choices=["minmax", "percentile", "mse", "entropy"], default="minmax",
-        help="how calibration chooses a range",
-    )  # fmt: skip
+    calibration.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from agent.modelfile import write
-    from models.intake.source import Options, import_source
+    from models.intake.source import Options, import_calibrated
 
     options = Options(args.name, args.labels, args.preprocess, args.calibrate, args.rule)
-    model = import_source(args.source, options)
+    model, observed = import_calibrated(args.source, options)
+    calibration.report(args, observed)
     write(args.output, model)
     graph = model.header.graph
     torch = sum(str(n.__struct_config__.tag) == "aten" for n in graph.nodes)

@@ -15,7 +15,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import ShapeProp
-from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
@@ -24,6 +24,8 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
+from models.compress import ranges
+from models.compress.observers import RuleObserver, observed
 from models.compress.prepare import prepare
 from models.intake.operators import (
     AVERAGES,
@@ -93,7 +95,7 @@ def _weight(axis: int) -> QuantizationSpec:
     )  # fmt: skip
 
 
-ACTIVATION = _activation(HistogramObserver)
+ACTIVATION = _activation(RuleObserver)
 LOGITS = _activation(LogitsObserver)
 WEIGHT, WEIGHT_TRANSPOSED = _weight(0), _weight(1)
 # They keep values, or stay between them, so that input and output share one quantization.
@@ -277,8 +279,24 @@ def _fused(node: Node) -> bool:
     return node.target in CLAMPS and (source.target in WEIGHTED | MATMULS or binary or _fused(source))
 
 
-def quantize(module: torch.nn.Module, calibration: Iterable[Sample]) -> GraphModule:
-    """A float module, in eval mode, to PT2E's quantized form.
+def quantize(
+    module: torch.nn.Module, calibration: Iterable[Sample], rule: str = ranges.DEFAULT_RULE
+) -> GraphModule:
+    """A float module, in eval mode, to PT2E's quantized form: ``calibrate`` and ``convert``."""
+    ranges.parse(rule)
+    return convert(calibrate(module, calibration), rule)
+
+
+def quantize_program(
+    program: ExportedProgram, batches: Iterable[Sequence[torch.Tensor]], rule: str = ranges.DEFAULT_RULE
+) -> GraphModule:
+    """A float program, exported with a batch of 1, to PT2E's quantized form."""
+    ranges.parse(rule)
+    return convert(calibrate_program(program, batches), rule)
+
+
+def calibrate(module: torch.nn.Module, calibration: Iterable[Sample]) -> GraphModule:
+    """The module with observers that have seen the calibration.
 
     calibration: batches [n, …] as the module takes them; of a module of several inputs, a tuple of them, or of single
     samples. The first one's shapes, with a batch of 1, are exported.
@@ -289,11 +307,11 @@ def quantize(module: torch.nn.Module, calibration: Iterable[Sample]) -> GraphMod
         warnings.simplefilter("ignore")
         example = tuple(x[:1].clone() for x in first)
         program = torch.export.export(module.eval(), example)
-        return quantize_program(program, (first, *map(_inputs, batches)))
+        return calibrate_program(program, (first, *map(_inputs, batches)))
 
 
-def quantize_program(program: ExportedProgram, batches: Iterable[Sequence[torch.Tensor]]) -> GraphModule:
-    """A float program, exported with a batch of 1, to PT2E's quantized form."""
+def calibrate_program(program: ExportedProgram, batches: Iterable[Sequence[torch.Tensor]]) -> GraphModule:
+    """As ``calibrate``, of a program exported with a batch of 1."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         prepared = prepare_pt2e(prepare(program), Int8Quantizer())
@@ -301,7 +319,26 @@ def quantize_program(program: ExportedProgram, batches: Iterable[Sequence[torch.
         for batch in batches:
             for sample in zip(*(x.split(1) for x in batch), strict=True):
                 prepared(*sample)
-        converted = convert_pt2e(prepared)
+        prepared.meta["sample"] = sample
+        return prepared
+
+
+def convert(calibrated: GraphModule, rule: str = ranges.DEFAULT_RULE) -> GraphModule:
+    """What ``calibrate`` made, which is used up, quantized.
+
+    rule: how activations get their ranges, see ``models.compress.ranges``; what that costs, activation by activation,
+    is in the result's ``meta["calibration"]``, as ``models.compress.report`` has it. Raises ``ModelError`` where there
+    is no such rule.
+    """
+    ranges.parse(rule)
+    for observer in calibrated.modules():
+        if isinstance(observer, RuleObserver):
+            observer.rule = rule
+    seen, sample = observed(calibrated), calibrated.meta["sample"]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        converted = convert_pt2e(calibrated)
+        converted.meta["calibration"] = seen
         ShapeProp(converted).propagate(*sample)  # the intake reads every node's shape
         return converted
 

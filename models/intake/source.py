@@ -13,7 +13,7 @@ import importlib
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,8 @@ from agent.engine.engine import noise
 from agent.errors import ModelError
 from agent.modelfile import FORMAT, Golden, Header, Model, Postprocess, Preprocess, assemble
 from agent.validate import Limits, node_outputs
+from models.compress import ranges
+from models.compress.report import Observed
 
 GOLDEN = 2
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -43,7 +45,7 @@ class Options:
     labels: Path | None = None
     preprocess: str | None = None  # raw, 0..1, -1..1, imagenet, or JSON
     calibrate: Path | None = None  # a folder of pictures
-    rule: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
+    rule: str = ranges.DEFAULT_RULE  # see models.compress.ranges
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Imported:
 
     description: for the file's provenance. pixels: what a pixel means where no --preprocess says it. fit: how a
     picture gets the input's size: ``whole`` is resized to it (bicubic), of ``centre`` the shorter side is resized to
-    8/7 of the input's and the centre cut out (bilinear), as torchvision does.
+    8/7 of the input's and the centre cut out (bilinear), as torchvision does. calibration: what it saw, where it was
+    done here.
     """
 
     graph: g.Graph
@@ -60,6 +63,7 @@ class Imported:
     description: dict[str, str] = field(default_factory=dict)
     pixels: Literal["raw", "0..1", "-1..1", "imagenet"] = "raw"
     fit: Literal["whole", "centre"] = "centre"
+    calibration: Sequence[Observed] = ()
 
 
 def import_source(source: str | Path, options: Options = Options(), limits: Limits = Limits()) -> Model:
@@ -67,6 +71,14 @@ def import_source(source: str | Path, options: Options = Options(), limits: Limi
 
     Raises ``ModelError`` for what is not taken, is damaged, or has no form here.
     """
+    return import_calibrated(source, options, limits)[0]
+
+
+def import_calibrated(
+    source: str | Path, options: Options, limits: Limits = Limits()
+) -> tuple[Model, Sequence[Observed]]:
+    """As ``import_source``, and what calibration saw; nothing where the source is quantized already."""
+    ranges.parse(options.rule)
     source = str(source)
     kind = recognize(source)
     read = importlib.import_module({"tflite": "models.intake.tflite", "onnx": "models.intake.onnx_qdq",
@@ -78,7 +90,7 @@ def import_source(source: str | Path, options: Options = Options(), limits: Limi
     pre = _pictures(imported, options.preprocess)
     provenance = _provenance(source) | imported.description
     header = Header(FORMAT, name, "1", imported.graph, pre, post, labels, provenance)
-    return with_golden(assemble(header, imported.constants, limits))
+    return with_golden(assemble(header, imported.constants, limits)), imported.calibration
 
 
 def recognize(source: str) -> Literal["tflite", "onnx", "torch"]:
@@ -187,7 +199,7 @@ def _classes(
         scores = g.Tensor(_free("logits" if softmax else "probabilities", tensors), y.shape, "f32")
         node = g.Dequantize(scores.name, y.name, scores.name)
         graph = g.Graph((*graph.tensors, scores), (*graph.nodes, node), graph.inputs, (scores.name,))
-        imported = Imported(graph, imported.constants, imported.description, imported.pixels, imported.fit)
+        imported = replace(imported, graph=graph)
     return imported, Postprocess(graph.outputs[0], softmax, min(5, y.shape[-1]))
 
 

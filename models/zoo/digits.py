@@ -7,6 +7,7 @@ depthwise convolution, pooling, a linear head.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from agent.engine import load
 from agent.files import write_atomically
 from agent.modelfile import Model, Preprocess, write
 from models.build import Parity, build
+from models.compress.report import Observed
 
 SEED = 7
 HELD_OUT = 360
@@ -63,6 +65,7 @@ class Result:
     float_accuracy: float
     int8_accuracy: float
     parity: Parity
+    calibration: Sequence[Observed]
 
 
 def split() -> Split:
@@ -134,7 +137,8 @@ def make(seed_threads: int = 1) -> Result:
     }
     header = type(header)(header.format, header.name, header.version, header.graph, header.preprocess,
                           header.postprocess, header.labels, provenance)  # fmt: skip
-    return Result(Model(header, built.model.constants, built.model.golden), float_accuracy, int8_accuracy, built.parity)
+    return Result(Model(header, built.model.constants, built.model.golden), float_accuracy, int8_accuracy, built.parity,
+                  built.calibration)  # fmt: skip
 
 
 def accuracy(model: Model, data: Split) -> float:

@@ -12,6 +12,7 @@ import torch
 
 from agent.modelfile import Preprocess
 from models.build import Built, build
+from models.compress.ranges import DEFAULT_RULE, parse
 from models.torchvision_compat import import_torchvision
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -25,12 +26,15 @@ class Result:
     pretrained: bool
 
 
-def make(name: str, weights: str = "DEFAULT", calibrate: Path | None = None, seed: int = SEED) -> Result:
+def make(name: str, weights: str = "DEFAULT", calibrate: Path | None = None, seed: int = SEED,
+         rule: str = DEFAULT_RULE) -> Result:  # fmt: skip
     """name: one of ``models.zoo.IMAGENET``. weights: ``DEFAULT`` downloads torchvision's, and falls back to seeded
     ones, loudly; ``none`` takes seeded ones.
 
-    calibrate: a folder of pictures; without it, seeded synthetic ones, which suit seeded weights only.
+    calibrate: a folder of pictures; without it, seeded synthetic ones, which suit seeded weights only. rule: of
+    calibration, see ``models.compress.ranges``.
     """
+    parse(rule)
     models = import_torchvision().models
     enum = models.get_model_weights(name).DEFAULT
     net, pretrained = None, False
@@ -51,12 +55,12 @@ def make(name: str, weights: str = "DEFAULT", calibrate: Path | None = None, see
     provenance = {
         "recipe": f"int8d-make build {name}",
         "weights": str(enum) if pretrained else f"seeded random ({seed}): for timing and parity only",
-        "calibration": "pictures" if calibrate else f"synthetic ({seed})",
+        "calibration": f"{'pictures' if calibrate else f'synthetic ({seed})'}, by {rule}",
     }
     preprocess = Preprocess("x", resize=256, crop=(SIZE, SIZE), mean=MEAN, std=STD)
     probes = torch.cat([pictures[:2], synthetic(2, seed + 1)])
     built = build(name, net.eval(), list(pictures.split(4)), probes, enum.meta["categories"], preprocess,
-                  provenance, golden=2)  # fmt: skip
+                  provenance, golden=2, rule=rule)  # fmt: skip
     return Result(built, pretrained)
 
 
