@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch.fx import GraphModule
 from agent import load
 from agent.files import write_atomically
 from agent.modelfile import Header, assemble
+from bench.table import table
 from models.compress.quantize import calibrate, convert
 from models.compress.ranges import DEFAULT_RULE
 from models.intake.torch_export import to_graph
@@ -27,14 +28,14 @@ from models.zoo import digits, imagenet
 
 RULES = ("minmax", "percentile:99.9", "percentile:99.99", "percentile:99.999", "mse", "entropy")
 NETWORKS = ("digits", "resnet18", "mobilenet_v2", "efficientnet_b0")
-PROBES = 64
+PROBES = 16
 PAGE = Path(__file__).parents[1] / "docs" / "calibration.md"
-MARK = "<!-- measured by python -m bench.calibration -->\n"
+MARK = "<!-- written by python -m bench.calibration -->\n"
 
 
 @dataclass(frozen=True)
 class Case:
-    """calibrated: by ``calibrate``. probes: f32 NCHW; expected: the float network's scores; labels: where it knows them."""
+    """probes: f32 NCHW; expected: the float network's scores for them; labels: where it knows them."""
 
     calibrated: GraphModule
     probes: torch.Tensor
@@ -56,7 +57,7 @@ def case(name: str) -> Case:
         calibration, probes = imagenet.synthetic(16, imagenet.SEED), imagenet.synthetic(PROBES, imagenet.SEED + 1)
     with torch.no_grad():
         expected = net(probes).numpy()
-    return Case(calibrate(net, calibration.split(4)), probes, expected, labels)
+    return Case(calibrate(net, list(calibration.split(4))), probes, expected, labels)
 
 
 def measure(c: Case, rule: str) -> tuple[float, float, float | None]:
@@ -72,28 +73,28 @@ def measure(c: Case, rule: str) -> tuple[float, float, float | None]:
     return sqnr, agreement, None if c.labels is None else float((top == c.labels).mean())
 
 
-def rows() -> Iterator[str]:
-    """A row a rule; SQNR, and accuracy where it is known, else the agreement in top-1."""
-    cases = {name: case(name) for name in NETWORKS}
-    yield "| rule | " + " | ".join(f"{n}, dB | {'accuracy' if c.labels is not None else 'top-1'}"
-                                   for n, c in cases.items()) + " |"  # fmt: skip
-    yield "|---|" + "---|" * 2 * len(cases)
-    for rule in RULES:
-        cells = []
-        for c in cases.values():
+def measured() -> dict[str, dict[str, str]]:
+    """Cells of the table, by network and rule: SQNR, and accuracy where it is known, else the agreement in top-1."""
+    cells: dict[str, dict[str, str]] = {}
+    for name in NETWORKS:  # one at a time, for the memory
+        c = case(name)
+        cells[name] = {}
+        for rule in RULES:
             sqnr, agreement, accuracy = measure(c, rule)
-            cells.append(f"{sqnr:.2f} | {100 * (agreement if accuracy is None else accuracy):.2f} %")
-        yield f"| {rule}{' (default)' if rule == DEFAULT_RULE else ''} | " + " | ".join(cells) + " |"
+            cells[name][rule] = f"{sqnr:.2f}, {100 * (agreement if accuracy is None else accuracy):.1f} %"
+            print(f"{name}, {rule}: {cells[name][rule]}", file=sys.stderr, flush=True)
+    return cells
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    table = []
-    for row in rows():
-        print(row, flush=True)
-        table.append(row)
+    cells = measured()
+    rows = [[f"{rule} (default)" if rule == DEFAULT_RULE else rule, *(cells[name][rule] for name in NETWORKS)]
+            for rule in RULES]  # fmt: skip
+    lines = table(["rule", *NETWORKS], rows)
     before = PAGE.read_text().split(MARK)[0]
-    write_atomically(PAGE, (before + MARK + "\n".join(table) + "\n").encode())
+    write_atomically(PAGE, (before + MARK + "\n".join(lines) + "\n").encode())
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

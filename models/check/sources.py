@@ -212,19 +212,20 @@ class TorchSource:
             x = Value(inputs[name], t.scale if t.dtype in QUANTIZED else 0.0, t.zero_point).real()
             fed.append(torch.from_numpy(_to_source(x, list(_nchw(x.shape)))).to(
                 torch.int64 if t.dtype == "s32" else torch.float32))  # fmt: skip
-        wanted = {self._named[name]: name for name in tensors if name in self._named}
+        wanted = {self._named[name] for name in tensors if name in self._named}
         kept: dict[str, np.ndarray] = {}
 
         class Keeper(torch.fx.Interpreter):
             def run_node(self, node: Any) -> Any:
                 made = super().run_node(node)
                 if node.name in wanted and isinstance(made, torch.Tensor):
-                    kept[wanted[node.name]] = made.detach().clone().numpy()
+                    kept[node.name] = made.detach().clone().numpy()
                 return made
 
         with torch.no_grad():
             Keeper(self._program).run(*fed)
-        return {name: Value(v.array) for name, v in _placed(kept, self._graph).items()}
+        arrays = {name: kept[self._named[name]] for name in tensors if self._named.get(name) in kept}
+        return _placed(arrays, self._graph)
 
 
 def _exported(path: Path) -> Any:

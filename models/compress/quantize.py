@@ -279,9 +279,7 @@ def _fused(node: Node) -> bool:
     return node.target in CLAMPS and (source.target in WEIGHTED | MATMULS or binary or _fused(source))
 
 
-def quantize(
-    module: torch.nn.Module, calibration: Iterable[Sample], rule: str = ranges.DEFAULT_RULE
-) -> GraphModule:
+def quantize(module: torch.nn.Module, calibration: Iterable[Sample], rule: str = ranges.DEFAULT_RULE) -> GraphModule:
     """A float module, in eval mode, to PT2E's quantized form: ``calibrate`` and ``convert``."""
     ranges.parse(rule)
     return convert(calibrate(module, calibration), rule)
