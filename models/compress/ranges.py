@@ -148,7 +148,10 @@ def _errors(h: Histogram, x: np.ndarray, scale: np.float32, zero_point: int) -> 
     step = float(scale)
     q = np.rint(x / step)
     kept = np.clip(q, -zero_point, 255 - zero_point)
-    return (x - kept * step) ** 2 + h.width**2 / 12, q != kept
+    error = (x - kept * step) ** 2 + h.width**2 / 12
+    if h.width > step / 4:  # such bins know nothing of where in a step their values lie
+        error[q == kept] = step**2 / 12
+    return error, q != kept
 
 
 def _percentile(h: Histogram, share: float) -> tuple[float, float]:
@@ -161,8 +164,8 @@ def _percentile(h: Histogram, share: float) -> tuple[float, float]:
     at = int(np.searchsorted(x, 0.0))
     x, counts = np.insert(x, at, 0.0), np.insert(counts, at, h.zeros)
     below, lost = np.cumsum(counts), (1 - share) / 2 * h.total
-    low = x[np.searchsorted(below, lost, "right")] if lost < h.total else 0.0
-    high = x[min(np.searchsorted(below, h.total - lost), len(x) - 1)]
+    low = float(x[np.searchsorted(below, lost, "right")])
+    high = float(x[min(np.searchsorted(below, h.total - lost), len(x) - 1)])
     half = h.width / 2  # from a bin's centre to its edge
     return max(min(low - half, 0.0), min(h.least, 0.0)), min(max(high + half, 0.0), max(h.greatest, 0.0))
 
