@@ -499,7 +499,7 @@ def test_average_pools_round_halves_as_litert_does(name: str, tmp_path: Path) ->
     rng = np.random.default_rng(4)
     for _ in range(50):
         x = noise(model, rng)
-        assert np.array_equal(*engine.run(x).values(), *reference.run(*x.values()))
+        assert not steps(*engine.run(x).values(), *reference.run(*x.values()), *reference.outputs).any()
 
 
 def test_padding_of_zeros_becomes_the_convolution_s(tmp_path: Path) -> None:

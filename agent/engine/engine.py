@@ -178,7 +178,7 @@ def noise(engine: Engine, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     inputs: dict[str, Any] = {}
     for info in engine.inputs.values():
-        bytes_ = rng.integers(0, 256, info.shape).astype(np.uint8)
+        bytes_ = rng.integers(0, 256, info.shape, np.uint8)
         inputs[info.name] = bytes_.view(np.int8) if info.dtype == "s8" else bytes_.astype(_NUMPY[info.dtype])
     return inputs
 

@@ -92,8 +92,9 @@ class Import:
             more = "; only 8-bit activations are: quantize with int8 activations" if t.type == "int16" else ""
             raise ModelError(f"'{t.name}' is {t.type}, which can't be imported{more}")
         shape = t.shape or (1,)
-        if min(shape) < 1:
+        if min(shape) < 0:
             raise ModelError(f"'{t.name}' has the shape {list(shape)}: convert the model with fixed shapes")
+        _check(t.name, shape)
         dtype = _DTYPES[t.type]
         if dtype not in QUANTIZED:
             return self.b.tensor(t.name, shape, dtype)
@@ -174,8 +175,7 @@ class Import:
 
     def temporary(self, like: g.Tensor, name: str, shape: Sequence[int]) -> g.Tensor:
         """A tensor that the file does not have, of another's quantization."""
-        if min(shape) < 1:
-            raise ModelError(f"'{name}' of shape {list(shape)} would be empty")
+        _check(name, shape)
         return self.b.like(like, name, shape)
 
     # What operators share
@@ -248,6 +248,13 @@ class Import:
         """y has x's containers, and its own quantization."""
         table = self.b.constant(f"{y.name}.table", np.arange(256).astype(np.uint8))
         self.b.add(g.Lut(y.name, x.name, y.name, table, "reinterpret"))
+
+
+def _check(name: str, shape: Sequence[int]) -> None:
+    if not 0 < math.prod(shape) <= reader.LIMITS.elements or min(shape) < 1:
+        raise ModelError(
+            f"'{name}' of shape {list(shape)} is empty, or has more than {reader.LIMITS.elements} elements"
+        )
 
 
 def unsupported(_: Import, op: reader.Operator) -> None:

@@ -20,7 +20,7 @@ import tflite
 from agent.errors import ModelError
 from agent.validate import Limits
 
-LIMITS = Limits()
+LIMITS = Limits(elements=1 << 24)  # a map of 4096 x 4096: its golden outputs are computed here
 _NAME = 1024  # characters
 _EDGES = 4096  # inputs or outputs of an operator
 _TYPES: dict[int, str] = {v: k.lower() for k, v in vars(tflite.TensorType).items() if isinstance(v, int)}
