@@ -125,9 +125,9 @@ def unsigned(far: bool) -> tuple[Model, dict[str, np.ndarray]]:
     x, other = (s.tensor((1, 6, 6, 4), "u8") for _ in range(2))
     flat, y = s.tensor((1, 144), "u8"), s.tensor((1, 10), "u8")
     tensors = [
-        g.Tensor(t.name, t.shape, t.dtype, 0.02, zp) for t, zp in zip(s.tensors, (7, 130, 120, 128), strict=True)
+        g.Tensor(t.name, t.shape, t.dtype, 1 / 64, zp) for t, zp in zip(s.tensors, (7, 130, 120, 128), strict=True)
     ]
-    conv, difference = (g.Tensor(n, x.shape, "u8", 0.02, 120) for n in ("conv", "difference"))
+    conv, difference = (g.Tensor(n, x.shape, "u8", 1 / 64, 120) for n in ("conv", "difference"))
     flat = tensors[2]
     s.tensors = [*tensors, conv, difference, g.Tensor("out", y.shape, "f32")]
 
@@ -138,7 +138,7 @@ def unsigned(far: bool) -> tuple[Model, dict[str, np.ndarray]]:
         return {
             "weight": s.constant(w),
             "bias": s.constant(np.zeros(shape[0], np.int32)),
-            "multiplier": s.constant(np.full(shape[0], 0.004, np.float32)),
+            "multiplier": s.constant(np.full(shape[0], 0.001, np.float32)),
             "weight_zero_point": zero_point,
         }
 
