@@ -22,7 +22,8 @@ void Builder::matmul(const std::string& name, int a, int b, int out, bool transp
   Impl::check_scale(multiplier, name);
   impl_->push(
       name, {a, b}, out,
-      MatmulOp{s, {x.zero_point, z.zero_point, multiplier, lo, hi, y.zero_point}, &matmul_kernel(impl_->sketch.isa)});
+      MatmulOp{
+          s, {x.zero_point, z.zero_point, multiplier, lo, hi, y.zero_point}, &matmul_kernel(s, impl_->sketch.isa)});
 }
 
 void Builder::layer_norm(const std::string& name, int in, int out, double epsilon, std::span<const float> gamma,

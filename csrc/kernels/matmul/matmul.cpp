@@ -16,7 +16,10 @@ constexpr MatmulKernel kKernels[] = {
 
 std::span<const MatmulKernel> matmul_kernels() { return kKernels; }
 
-const MatmulKernel& matmul_kernel(Isa isa) {
+const MatmulKernel& matmul_kernel(const MatmulShape& shape, Isa isa) {
+  // A few tiles of rows do not hide what it costs to make bytes of their sums.
+  constexpr int kLeastRows = 64;
+  if (isa == Isa::amx && shape.m < kLeastRows) isa = Isa::avx512vnni;
   const MatmulKernel* best = &kKernels[0];
   for (const MatmulKernel& kernel : kKernels)
     if (kernel.isa <= isa && isa_supported(kernel.isa)) best = &kernel;

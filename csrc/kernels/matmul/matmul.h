@@ -42,6 +42,6 @@ struct MatmulKernel {
 };
 
 std::span<const MatmulKernel> matmul_kernels();
-const MatmulKernel& matmul_kernel(Isa);
+const MatmulKernel& matmul_kernel(const MatmulShape&, Isa);
 
 }  // namespace int8d

@@ -7,7 +7,10 @@ namespace {
 struct Dot {
   static constexpr bool kWords = true;
   static constexpr int kStep = 2;
-  static __m256i dot(__m256i acc, __m256i x, __m256i b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, b)); }
+  static void add(__m256i& sum, __m256i x, __m256i b) {
+    const __m256i products = _mm256_madd_epi16(x, b);
+    asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products));
+  }
 };
 
 }  // namespace

@@ -7,7 +7,9 @@ namespace {
 struct Dot {
   static constexpr bool kWords = false;
   static constexpr int kStep = 4;
-  static __m256i dot(__m256i acc, __m256i x, __m256i b) { return _mm256_dpbusd_avx_epi32(acc, x, b); }
+  static void add(__m256i& sum, __m256i x, __m256i b) {
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(b));
+  }
 };
 
 }  // namespace

@@ -2,7 +2,8 @@
 //
 // Registers: 12 accumulators, 2 vectors of b, 1 broadcast, and what `Dot` needs. A step takes 4 bytes of a row of a,
 // or, for AVX2, 2 words: both operands are widened then and have their zero points taken off, so that no pair of
-// products saturates and no sums are needed. The rows of a call are cut evenly.
+// products saturates and no sums are needed. The rows of a call are cut evenly. `Dot` adds in assembly: with intrinsics,
+// g++ 12 stores sums at every step.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -46,8 +47,8 @@ void run_tile(const Tile& t) {
     const __m256i b0 = load256(b), b1 = load256(b + 32);
     unroll<M>([&](auto r) INT8D_INLINE {
       const __m256i x = avx2::broadcast4(a + r * t.a_row);
-      acc[r][0] = Dot::dot(acc[r][0], x, b0);
-      acc[r][1] = Dot::dot(acc[r][1], x, b1);
+      Dot::add(acc[r][0], x, b0);
+      Dot::add(acc[r][1], x, b1);
     });
   }
   const __m256 multiplier = _mm256_set1_ps(t.multiplier), hi = _mm256_set1_ps(t.hi);
@@ -172,8 +173,8 @@ void sum_columns(const MatmulCall& call, const uint8_t* packed, int32_t* terms) 
   const __m256i ones = _mm256_set1_epi8(1);
   __m256i low = _mm256_setzero_si256(), high = low;
   for (int step = 0; Dot::kStep * step < call.shape.k; ++step, packed += kStepBytes) {
-    low = Dot::dot(low, ones, load256(packed));
-    high = Dot::dot(high, ones, load256(packed + 32));
+    Dot::add(low, ones, load256(packed));
+    Dot::add(high, ones, load256(packed + 32));
   }
   const int32_t za = call.params->zp_a;
   const __m256i constant = _mm256_set1_epi32(call.shape.k * za * (call.params->zp_b - 128)),
