@@ -34,8 +34,8 @@ def report(records: list[dict[str, Any]]) -> Iterator[str]:
         f"`{PROGRAM} {' '.join(ARGUMENTS)}`, one core: GMAC/s and the share of the peak of the kernel's instruction",
         f"set (goal for dense layers: {percent(TARGET)}). A layer is *kernel s stride, map, channels in and out*.",
         "Winograd's GMAC are those of the direct method, so that its share can pass 100 %. Products of maps (*mul*:",
-        "map, channels), strided copies (*move*), interpolation (*resize*: map, larger map, channels) and reading memory",
-        "(*read*: kilobytes) are counted in bytes.",
+        "map, channels), strided copies (*move*), interpolation (*resize*: map, larger map, channels) and reading",
+        "memory (*read*: kilobytes) are counted in bytes.",
     )
     families: dict[str, list[dict[str, Any]]] = {}
     for record in records:
