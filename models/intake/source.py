@@ -87,7 +87,7 @@ def import_calibrated(
     name = options.name or re.sub(r"[^\w.-]+", "_", source.rpartition(":")[2] if kind == "torch" else Path(source).stem)
     labels = _labels(options.labels)
     imported, post = _classes(imported, labels, options.labels)
-    pre = _pictures(imported, options.preprocess)
+    pre = picture_preprocess(imported, options.preprocess)
     provenance = _provenance(source) | imported.description
     header = Header(FORMAT, name, "1", imported.graph, pre, post, labels, provenance)
     return with_golden(assemble(header, imported.constants, limits)), imported.calibration
@@ -240,7 +240,7 @@ def _free(name: str, taken: dict[str, g.Tensor]) -> str:
 # Pictures
 
 
-def _pictures(imported: Imported, said: str | None) -> Preprocess | None:
+def picture_preprocess(imported: Imported, said: str | None) -> Preprocess | None:
     """How a picture becomes the only input, where that is [1, h, w, 1 or 3]."""
     graph = imported.graph
     x = next(t for t in graph.tensors if t.name == graph.inputs[0])
