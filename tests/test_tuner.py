@@ -157,7 +157,7 @@ def test_the_budget_is_kept(budget_s: float, run_ms: float, lead: float) -> None
 def _network(seed: int) -> Model:
     """All that can be chosen: Winograd's shapes, a sum of two convolutions, tables, depthwise windows."""
     s = Sketch(np.random.default_rng(seed))
-    s.weights = lambda shape: s.rng.integers(-30, 31, shape).astype(np.int8)  # type: ignore[method-assign]
+    s.weights = lambda shape: (s.rng.integers(-30, 31, shape).astype(np.int8), 0)  # type: ignore[method-assign]
 
     def lut(x: g.Tensor) -> g.Tensor:
         y = s.tensor(x.shape)
