@@ -19,6 +19,7 @@ from agent.validate import Limits, validate
 from tests.fuzz import driver
 from tests.fuzz.__main__ import environment, target_named
 from tests.fuzz.rogue import OUTCOMES
+from tests.moves import MOVES
 from tests.operators import OPERATORS, Sketch
 
 CASES = 300
@@ -57,10 +58,10 @@ def test_a_case_is_the_same_file_each_time() -> None:
 
 
 def small(operator: str, seed: int) -> Model:
-    return OPERATORS[operator](Sketch(np.random.default_rng([seed, 7])))
+    return (OPERATORS | MOVES)[operator](Sketch(np.random.default_rng([seed, 7])))
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", OPERATORS | MOVES)
 def test_the_demand_is_never_less_than_what_a_program_takes(operator: str) -> None:
     for seed in range(25):
         model = small(operator, seed)

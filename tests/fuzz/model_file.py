@@ -25,6 +25,7 @@ from agent.validate import Limits, validate
 from tests.agent_process import DIGITS
 from tests.fuzz.mend import mend
 from tests.fuzz.mutations import Rng, hostile_int, mutate_bytes, mutate_json, pick
+from tests.moves import MOVES
 from tests.operators import OPERATORS, Sketch, random_inputs
 
 # What a case may take where it runs: seconds are short, and sanitizers slow.
@@ -75,7 +76,7 @@ class ModelFile:
     def prepare(self) -> None:
         importlib.import_module("agent.engine.torch_backend")  # seconds, which are no case's
         self.seeds: list[bytes] = []
-        for operator in OPERATORS:
+        for operator in OPERATORS | MOVES:
             self.seeds += _small(operator)
         self.seeds += [DIGITS.read_bytes()] * (len(self.seeds) // 12)
         self.files = [File.parse(data) for data in self.seeds]
@@ -126,7 +127,7 @@ def _small(operator: str) -> list[bytes]:
         while len(found) < SEEDS_OF_AN_OPERATOR:
             rng = np.random.default_rng([case, 99])
             case += 1
-            model = OPERATORS[operator](Sketch(rng))
+            model = (OPERATORS | MOVES)[operator](Sketch(rng))
             needed = demand(model.header.graph, model.constants)
             if case < 500 and (needed.operations > 60_000 or needed.activations > 60_000):
                 continue
