@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.utils._pytree as pytree
 
 from agent import load
 from agent.modelfile import Golden, Header, Model, Postprocess, Preprocess, assemble
@@ -46,12 +47,15 @@ def build(
     golden: int = 4,
     rule: str = DEFAULT_RULE,
 ) -> Built:
-    """module: float, eval. calibration: batches [n, c, h, w] f32. probes: [n, c, h, w] f32, the first ``golden`` of
-    which are stored with their outputs; all are compared. rule: of calibration, see ``models.compress.ranges``. The
-    graph takes u8 NHWC and gives f32 logits."""
+    """What a module becomes. module: float, eval, of one input; several outputs are compared by the first.
+
+    calibration: batches [n, c, h, w] f32. probes: [n, c, h, w] f32, the first ``golden`` of which are stored with their
+    outputs; all are compared. rule: of calibration, see ``models.compress.ranges``. The graph takes u8 NHWC and gives
+    f32.
+    """
     converted = quantize(module, calibration, rule)
     graph, constants = to_graph(converted, [preprocess.input])
-    post = Postprocess(graph.outputs[0], softmax=True, top_k=min(5, len(labels)))
+    post = Postprocess(graph.outputs[0], softmax=True, top_k=min(5, len(labels))) if labels else None
     header = Header(1, name, version, graph, preprocess, post, tuple(labels), provenance)
     bare = assemble(header, constants)
     engine = load(bare)
@@ -60,16 +64,17 @@ def build(
     with torch.no_grad():
         for probe in probes.split(1):
             x = np.ascontiguousarray(probe.permute(0, 2, 3, 1).numpy())
-            y = engine.run({source: x})[sink]
-            ours.append(y)
-            theirs.append(converted(probe).numpy())
+            answers = engine.run({source: x})
+            ours.append(answers[sink])
+            theirs.append(pytree.tree_leaves(converted(probe))[0].numpy())
             if len(pairs) < golden:
-                pairs.append(Golden({source: quantized_input(engine, source, x)}, {sink: y}))
+                pairs.append(Golden({source: quantized_input(engine, source, x)}, answers))
     a, b = np.concatenate(ours), np.concatenate(theirs)
     step = next(t.scale for n in graph.nodes for t in graph.tensors if sink in getattr(n, "output", "")
                 and t.name == n.input)  # fmt: skip
     steps = np.abs(a - b) / step
-    agreement = float((a.argmax(-1) == b.argmax(-1)).mean())
+    classes = -1 if a.ndim == 2 else 1  # of a map, along torch's channels
+    agreement = float((a.argmax(classes) == b.argmax(classes)).mean())
     parity = Parity(len(a), agreement, float((steps < 1.5).mean()), float(np.rint(steps.max())))
     return Built(Model(header, bare.constants, tuple(pairs)), converted, parity, converted.meta["calibration"])
 

@@ -22,18 +22,24 @@ _LIKE = {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, a
          aten.zeros_like.default, aten.ones_like.default, aten.full_like.default}  # fmt: skip
 
 
-def prepare(program: ExportedProgram) -> GraphModule:
-    """The module, ready for the quantizer. Every node's ``meta["val"]`` is kept."""
+def functional_module(program: ExportedProgram) -> GraphModule:
+    """The program's module, of operators that change nothing. Every node's ``meta["val"]`` is kept."""
     if _writes_into_what_is_read(program.graph_module):
         program = program.run_decompositions({})
     module: GraphModule = program.module(check_guards=False)
     fold_constants(module)
-    for node in list(module.graph.nodes):
-        if node.op != "call_function":
-            continue
-        if hasattr(node.target, "_schema"):
+    for node in module.graph.nodes:
+        if node.op == "call_function" and hasattr(node.target, "_schema"):
             node.target = functional(node.target) or node.target
-        rewrite = _REWRITES.get(node.target)
+    module.recompile()
+    return module
+
+
+def prepare(program: ExportedProgram) -> GraphModule:
+    """The module, ready for the quantizer."""
+    module = functional_module(program)
+    for node in list(module.graph.nodes):
+        rewrite = _REWRITES.get(node.target) if node.op == "call_function" else None
         if rewrite is not None:
             result = rewrite(_Before(module, node), node)
             if result is not None:
@@ -79,9 +85,7 @@ def _constant_nodes(module: GraphModule) -> set[Node]:
     for node in module.graph.nodes:
         if node.op == "get_attr":
             constant.add(node)
-        elif node.op == "call_function" and (
-            node.target in _LIKE or all(a in constant for a in node.all_input_nodes)
-        ):
+        elif node.op == "call_function" and (node.target in _LIKE or all(a in constant for a in node.all_input_nodes)):
             namespace = str(getattr(node.target, "_schema", node.target))
             seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
             if (namespace.startswith("aten::") or node.target is operator.getitem) and not seeded:

@@ -21,6 +21,7 @@ Constants = dict[str, np.ndarray]
 def simplify(graph: g.Graph, constants: Constants) -> tuple[g.Graph, Constants]:
     """The graph after every rule, without tensors and constants that nothing uses."""
     graph = _without_dead_nodes(graph)
+    graph = _one_reshape(graph)
     graph, constants = _columns_in_place(graph, dict(constants))
     graph, constants = _tables_of_tables(graph, constants)
     graph = _without_dead_nodes(graph)
@@ -82,6 +83,34 @@ def _constants_used(graph: g.Graph, constants: Constants) -> list[str]:
             fields = (getattr(node, f) for f in node.__struct_fields__ if f not in ("name", "op", "function"))
             used.update(f for f in fields if isinstance(f, str) and f in constants)
     return [name for name in constants if name in used]
+
+
+def _one_reshape(graph: g.Graph) -> g.Graph:
+    """A reshape of a reshape is one; one that gives back the shape is none, but where it makes an output."""
+    tensors = {t.name: t for t in graph.tensors}
+    origin: dict[str, str] = {}  # of a reshaped tensor, the one that was reshaped first
+    same: dict[str, str] = {}  # of a tensor that is another under the same shape, that one
+    nodes: list[g.Node] = []
+    for node in graph.nodes:
+        if not isinstance(node, g.Reshape):
+            nodes.append(_reading(node, same))
+            continue
+        source = same.get(node.input, node.input)
+        origin[node.output] = origin.get(source, source)
+        if tensors[origin[node.output]].shape == tensors[node.output].shape and node.output not in graph.outputs:
+            same[node.output] = origin[node.output]
+        else:
+            nodes.append(g.Reshape(node.name, origin[node.output], node.output))
+    return _without_dead_nodes(g.Graph(graph.tensors, tuple(nodes), graph.inputs, graph.outputs))
+
+
+def _reading(node: g.Node, instead: Mapping[str, str]) -> g.Node:
+    """The node, reading some tensors in place of others."""
+    if not set(node_inputs(node)) & instead.keys():
+        return node
+    if hasattr(node, "inputs"):
+        return msgspec.structs.replace(node, inputs=tuple(instead.get(n, n) for n in node.inputs))
+    return msgspec.structs.replace(node, input=instead.get(node.input, node.input))  # type: ignore[union-attr]
 
 
 def _columns_in_place(graph: g.Graph, constants: Constants) -> tuple[g.Graph, Constants]:
