@@ -12,7 +12,7 @@ NETWORKS := $(patsubst %,models/zoo/%.int8.safetensors,resnet18 resnet50 mobilen
 SANITIZERS := address,undefined thread
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DINT8D_PYTHON=OFF
 
-.PHONY: setup demo test test-native sanitize fuzz bench bench-native lint format clean
+.PHONY: setup demo test test-native sanitize fuzz bench bench-native coverage lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/build
@@ -84,6 +84,10 @@ fuzz: $(STAMPS)/make
 
 bench: $(STAMPS)/bench $(STAMPS)/mosquitto $(NETWORKS) bench-native
 	$(BIN)/python -m bench.report
+
+# What of torchvision's networks is native, into docs/coverage.md.
+coverage: $(STAMPS)/make
+	$(BIN)/python -m bench.coverage
 
 bench-native: $(STAMPS)/venv $(STAMPS)/benchmark
 	$(CMAKE) -S . -B build/bench -DINT8D_BENCH=ON > /dev/null

@@ -93,8 +93,9 @@ def _call(source: str) -> ExportedProgram:
             return torch.export.export(module.eval(), tuple(inputs))
     except Exception as e:  # torch.export's errors have no common root
         why = str(e).strip().splitlines()
-        raise ModelError(f"{source}: torch.export can't export the module: {why[0] if why else type(e).__name__}; "
-                         "make its forward free of branches on data, or return (module, example inputs)") from e  # fmt: skip
+        said = why[0] if why else type(e).__name__
+        raise ModelError(f"{source}: torch.export can't export the module: {said}; make its forward free of branches "
+                         "on data, or return (module, example inputs)") from e  # fmt: skip
 
 
 def _input_shapes(program: ExportedProgram, source: str) -> list[tuple[int, ...]]:
