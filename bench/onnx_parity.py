@@ -4,8 +4,8 @@
     python -m bench.onnx_parity mobilenet_v2 --layers            # every operator that differs, with its share
 
 Seeded weights, quantized by ``onnxruntime.quantization.quantize_static`` (QDQ, u8 activations, s8 weights per channel).
-Two shares: of the network's outputs, and of the results of single operators that are given ONNX Runtime's own inputs, so
-that a difference shows where it arises.
+Two shares: of the network's outputs, and of the results of single operators that are given ONNX Runtime's own inputs,
+so that a difference shows where it arises.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Share:
 
 @dataclass
 class Compared:
-    """operators: by kind, on ONNX Runtime's own inputs. first: the first operator that differs on them."""
+    """operators, layers: by kind and by name, on ONNX Runtime's own inputs."""
 
     native: bool
     outputs: Share
@@ -117,6 +117,8 @@ def compare(path: Path, pictures: Sequence[np.ndarray]) -> Compared:
         for node, single in zip(graph.nodes, singles.values(), strict=True):
             output = node_outputs(node)[0]
             given = {name: theirs.get(name) for name in node_inputs(node)}
+            if isinstance(node, g.Reshape) and output not in theirs and given[node.input] is not None:
+                theirs[output] = given[node.input].reshape(tensors[output].shape)
             if output not in theirs or any(v is None for v in given.values()) or tensors[output].dtype == "f32":
                 continue
             y = single.run(given)[output]

@@ -47,8 +47,8 @@ def read(path: str | Path, options: Options) -> Imported:
         if options.calibrate is None:
             raise ModelError(f"{path} is a float model: say with --calibrate FOLDER which pictures to quantize it on")
         if len(source.inputs) != 1 or first.dtype is not torch.float32:
-            raise ModelError(f"{path}: only a model of one float input is calibrated here; quantize it with ONNX Runtime "
-                             "(quantize_static), and import what that writes")  # fmt: skip
+            raise ModelError(f"{path}: only a model of one float input is calibrated here; quantize it with ONNX "
+                             "Runtime (quantize_static), and import what that writes")  # fmt: skip
         taken = samples(options.calibrate, first.shape, options.preprocess)
         module = _calibrated(module, taken)
         description["calibration"] = f"{len(taken)} pictures or arrays"

@@ -1,7 +1,7 @@
 """Functions that exporters write out are put together again, so that they are quantized as one.
 
-x * sigmoid(x), x * hardsigmoid(x), GELU by erf, layer norm, and a linear layer's bias. A chain is put together only where
-nothing else, a quantization among it, reads what lies between.
+x * sigmoid(x), x * hardsigmoid(x), GELU by erf, layer norm, and a linear layer's bias. A chain is put together only
+where nothing else, a quantization among it, reads what lies between.
 """
 
 from __future__ import annotations

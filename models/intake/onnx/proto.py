@@ -240,8 +240,10 @@ class _Parser:
             elif axis == 0:
                 shape.append(1)  # the batch
             else:
-                self.offences.append(f"input '{v.name}': axis {axis} ('{d.dim_param or '?'}') has no fixed extent; fix it "
-                                     "(onnxruntime.tools.make_dynamic_shape_fixed), or export with fixed shapes")  # fmt: skip
+                self.offences.append(
+                    f"input '{v.name}': axis {axis} ('{d.dim_param or '?'}') has no fixed extent; fix it "
+                    "(onnxruntime.tools.make_dynamic_shape_fixed), or export with fixed shapes"
+                )
                 return None
         if not shape or len(shape) > self.limits.rank or math.prod(shape) > self.limits.elements:
             self.offences.append(f"input '{v.name}': a bad shape, {shape[: self.limits.rank]}")

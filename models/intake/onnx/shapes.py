@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -108,7 +109,7 @@ def split(t: Translator, op: Operator, x: Value, sizes: Value | None = None) -> 
         given = [max(0, min(part, extent - i * part)) for i in range(count)]
     t.require(len(given) == count and sum(given) == extent and all(n > 0 for n in given), f"bad sizes {list(given)}")
     starts = np.cumsum([0, *given]).tolist()
-    return [t.call(aten.slice.Tensor, x, axis, a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [t.call(aten.slice.Tensor, x, axis, a, b) for a, b in itertools.pairwise(starts)]
 
 
 @registry.operator("Slice", moves=True)
@@ -131,8 +132,8 @@ def slice_of(
             continue
         # From the last to the first: turned round, then from the first to the last.
         turned = [x.shape[axis] - 1 - i for i in (picked or range(0))]
-        begin, end = (turned[0], turned[-1] + 1) if turned else (0, 0)
-        x = t.call(aten.slice.Tensor, t.call(aten.flip.default, x, [axis]), axis, begin, end, -step)
+        left = (turned[0], turned[-1] + 1) if turned else (0, 0)
+        x = t.call(aten.slice.Tensor, t.call(aten.flip.default, x, [axis]), axis, *left, -step)
     return x
 
 

@@ -139,8 +139,7 @@ class Translator:
         for name in self.source.outputs:
             if name not in self.values:
                 raise ModelError(f"output '{name}' is never produced")
-            value = self.values[name]
-            outputs.append(self.node(self.real(value)))
+            outputs.append(self.node(self.values[name]))
         if not outputs:
             raise ModelError("the graph has no output")
         self.graph.output(tuple(outputs) if len(outputs) > 1 else outputs[0])
@@ -227,8 +226,9 @@ class Translator:
         return Value(tensor, constant=tensor)
 
     def stored(self, tensor: torch.Tensor, quantization: Quantization) -> Value:
+        tensor = tensor.contiguous()
         with self.mode:
-            return Value(torch.empty(tensor.shape), stored=(tensor.contiguous(), quantization))
+            return Value(torch.empty(tensor.shape), stored=(tensor, quantization))
 
     def known(self, value: Value | None) -> torch.Tensor | None:
         """The value, where it depends on no input."""

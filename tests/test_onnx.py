@@ -1,0 +1,493 @@
+"""ONNX files: each operator beside ONNX Runtime, quantized forms to the step, refusals by name, whole networks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from agent import graph as g
+from agent import load
+from agent.errors import ModelError
+from agent.modelfile import FORMAT, Header, assemble
+
+pytest.importorskip("torch")
+ort = pytest.importorskip("onnxruntime")
+import onnx  # noqa: E402
+import torch  # noqa: E402
+
+from models.intake.onnx_qdq import read, translate  # noqa: E402
+from models.intake.source import Imported, Options  # noqa: E402
+
+RNG = np.random.default_rng(4)
+Node = tuple[str, Sequence[str], Sequence[str], dict[str, Any]]
+
+
+def network(
+    nodes: Sequence[Node], inputs: dict[str, Sequence[Any]], outputs: Sequence[str],
+    constants: dict[str, np.ndarray] | None = None, opset: int = 20, dtypes: dict[str, int] | None = None,
+) -> onnx.ModelProto:  # fmt: skip
+    """A graph of (type, inputs, outputs, attributes); a type may carry a domain, "domain::type"."""
+    made = []
+    for i, (full, read_, given, attributes) in enumerate(nodes):
+        domain, _, kind = full.rpartition("::")
+        made.append(helper.make_node(kind, read_, given, f"n{i}", domain=domain or None, **attributes))
+    types = dtypes or {}
+    graph = helper.make_graph(
+        made, "test",
+        [helper.make_tensor_value_info(n, types.get(n, TensorProto.FLOAT), s) for n, s in inputs.items()],
+        [onnx.helper.make_empty_tensor_value_info(n) for n in outputs],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in (constants or {}).items()],
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=9)
+
+
+def runtime(model: onnx.ModelProto, inputs: dict[str, np.ndarray], optimized: bool = True) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"]).run(None, inputs)
+
+
+def saved(model: onnx.ModelProto, folder: Path) -> Path:
+    path = folder / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def f32(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+X = (1, 4, 6, 8)
+THREE = {"kernel_shape": (3, 3)}
+AROUND = (1, 1, 1, 1)
+# name: nodes from "x" to "y", constants, opset, shape of x
+SINGLE: dict[str, tuple[str, dict[str, Any], dict[str, np.ndarray], int, Sequence[int]]] = {
+    "conv": ("Conv", {"pads": (1, 0, 1, 0), "strides": (2, 1)}, {"w": f32(6, 4, 3, 3), "b": f32(6)}, 11, X),
+    "conv grouped": ("Conv", {"group": 2, "dilations": (1, 2)}, {"w": f32(6, 2, 2, 3)}, 20, X),
+    "conv asymmetric": ("Conv", {"pads": (0, 1, 1, 0)}, {"w": f32(6, 4, 3, 3)}, 20, X),
+    "conv same upper": ("Conv", {"auto_pad": "SAME_UPPER", "strides": (2, 2)}, {"w": f32(6, 4, 3, 3)}, 20, X),
+    "conv same lower": ("Conv", {"auto_pad": "SAME_LOWER", "strides": (2, 2)}, {"w": f32(6, 4, 3, 3)}, 20, X),
+    "conv 1-d": ("Conv", {"pads": (1, 1)}, {"w": f32(6, 4, 3)}, 20, (1, 4, 9)),
+    "conv transpose": ("ConvTranspose", {"strides": (2, 2), "pads": (1, 1, 1, 1), "output_padding": (1, 1)},
+                       {"w": f32(4, 6, 3, 3), "b": f32(6)}, 20, X),
+    "conv transpose asymmetric": ("ConvTranspose", {"strides": (2, 2), "pads": (0, 1, 1, 0)}, {"w": f32(4, 6, 3, 3)},
+                                  20, X),
+    "conv transpose same": ("ConvTranspose", {"strides": (2, 2), "auto_pad": "SAME_UPPER"}, {"w": f32(4, 6, 3, 3)},
+                            20, X),
+    "max pool": ("MaxPool", THREE | {"strides": (2, 2), "pads": AROUND, "ceil_mode": 1}, {}, 20, X),
+    "max pool asymmetric": ("MaxPool", {"kernel_shape": (2, 2), "pads": (0, 0, 1, 1)}, {}, 20, X),
+    "average pool": ("AveragePool", THREE | {"pads": AROUND}, {}, 20, X),
+    "average pool padded": ("AveragePool", THREE | {"pads": AROUND, "count_include_pad": 1}, {}, 20, X),
+    "average pool same": ("AveragePool", THREE | {"auto_pad": "SAME_UPPER", "strides": (2, 2)}, {}, 20, X),
+    "global average pool": ("GlobalAveragePool", {}, {}, 20, X),
+    "global max pool": ("GlobalMaxPool", {}, {}, 20, X),
+    "gemm": ("Gemm", {}, {"w": f32(5, 3), "b": f32(3)}, 20, (2, 5)),
+    "gemm transposed": ("Gemm", {"transB": 1, "alpha": 0.5, "beta": 2.0}, {"w": f32(3, 5), "b": f32(3)}, 20, (2, 5)),
+    "matmul": ("MatMul", {}, {"w": f32(8, 3)}, 20, X),
+    "einsum": ("Einsum", {"equation": "bchw,cdw->bdch"}, {"w": f32(4, 5, 8)}, 20, X),
+    "add": ("Add", {}, {"w": f32(4, 1, 1)}, 20, X),
+    "subtract": ("Sub", {}, {"w": np.float32(0.5)}, 20, X),
+    "multiply": ("Mul", {}, {"w": f32(8)}, 20, X),
+    "divide": ("Div", {}, {"w": np.float32(3)}, 20, X),
+    "power": ("Pow", {}, {"w": np.float32(2)}, 20, X),
+    "minimum": ("Min", {}, {"w": f32(8)}, 20, X),
+    "maximum": ("Max", {}, {"w": f32(8)}, 20, X),
+    "leaky relu": ("LeakyRelu", {"alpha": 0.2}, {}, 20, X),
+    "prelu": ("PRelu", {}, {"w": np.abs(f32(4, 1, 1))}, 20, X),
+    "elu": ("Elu", {}, {}, 20, X),
+    "clip": ("Clip", {}, {"w": np.float32(-0.5), "b": np.float32(0.7)}, 20, X),
+    "hard sigmoid": ("HardSigmoid", {}, {}, 20, X),
+    "hard sigmoid, torch's": ("HardSigmoid", {"alpha": 1 / 6}, {}, 20, X),
+    "gelu": ("Gelu", {}, {}, 20, X),
+    "gelu by tanh": ("Gelu", {"approximate": "tanh"}, {}, 20, X),
+    "softmax": ("Softmax", {}, {}, 20, X),
+    "softmax of all axes": ("Softmax", {"axis": 1}, {}, 11, X),
+    "log softmax": ("LogSoftmax", {"axis": 1}, {}, 20, X),
+    "batch norm": ("BatchNormalization", {}, {k: np.abs(f32(4)) + 0.1 for k in "abcd"}, 20, X),
+    "layer norm": ("LayerNormalization", {}, {"w": f32(8), "b": f32(8)}, 20, X),
+    "instance norm": ("InstanceNormalization", {}, {"w": f32(4), "b": f32(4)}, 20, X),
+    "group norm": ("GroupNormalization", {"num_groups": 2}, {"w": f32(4), "b": f32(4)}, 21, X),
+    "mean": ("ReduceMean", {"axes": (2, 3), "keepdims": 0}, {}, 13, X),
+    "mean of axes": ("ReduceMean", {}, {"w": ints(-1, 1)}, 20, X),
+    "sum": ("ReduceSum", {}, {"w": ints(2)}, 20, X),
+    "largest": ("ReduceMax", {"keepdims": 0}, {"w": ints(2)}, 20, X),
+    "flatten": ("Flatten", {}, {}, 20, X),
+    "flatten all": ("Flatten", {"axis": 3}, {}, 20, X),
+    "reshape": ("Reshape", {}, {"w": ints(0, -1, 2, 4)}, 20, X),
+    "squeeze": ("Squeeze", {}, {"w": ints(0)}, 20, X),
+    "unsqueeze": ("Unsqueeze", {}, {"w": ints(1, -1)}, 20, X),
+    "transpose": ("Transpose", {"perm": (0, 3, 1, 2)}, {}, 20, X),
+    "slice": ("Slice", {}, {"w": ints(1, -1), "b": ints(2**62, -(2**62)), "c": ints(2, 3), "d": ints(2, -3)}, 20, X),
+    "gather one": ("Gather", {"axis": 2}, {"w": np.int64(-2)}, 20, X),
+    "gather": ("Gather", {"axis": 1}, {"w": ints(3, 0, 0).reshape(3, 1)}, 20, X),
+    "pad": ("Pad", {}, {"w": ints(0, 0, 1, 2, 0, 0, 0, 1), "b": np.float32(2)}, 20, X),
+    "pad reflected": ("Pad", {"mode": "reflect"}, {"w": ints(0, 0, 1, 2, 0, 0, 0, 1)}, 20, X),
+    "pad edge": ("Pad", {"mode": "edge"}, {"w": ints(0, 0, 1, 2, 0, 0, 0, 1)}, 20, X),
+    "expand": ("Expand", {}, {"w": ints(2, 4, 6, 8)}, 20, X),
+    "tile": ("Tile", {}, {"w": ints(1, 2, 1, 1)}, 20, X),
+    "depth to space": ("DepthToSpace", {"blocksize": 2}, {}, 20, X),
+    "depth to space, by rows": ("DepthToSpace", {"blocksize": 2, "mode": "CRD"}, {}, 20, X),
+    "space to depth": ("SpaceToDepth", {"blocksize": 2}, {}, 20, X),
+    "argmax": ("ArgMax", {"axis": 1, "keepdims": 0}, {}, 20, X),
+} | {
+    kind.lower(): (kind, {}, {}, 20, X)
+    for kind in ("Relu", "Sigmoid", "Tanh", "Exp", "Erf", "Neg", "Abs", "Reciprocal", "HardSwish", "Mish", "Softplus",
+                 "Floor", "Round", "Identity", "Dropout")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_an_operator_means_what_it_means_in_onnx_runtime(name: str, tmp_path: Path) -> None:
+    kind, attributes, constants, opset, shape = SINGLE[name]
+    model = network([(kind, ["x", *constants], ["y"], attributes)], {"x": shape}, ["y"], constants, opset)
+    same_as_runtime(model, {"x": f32(*shape)}, tmp_path)
+
+
+RESIZES = [
+    ("nearest", "asymmetric", "floor"), ("nearest", "half_pixel", "round_prefer_floor"),
+    ("nearest", "align_corners", "ceil"), ("linear", "half_pixel", ""), ("linear", "pytorch_half_pixel", ""),
+    ("linear", "align_corners", ""), ("linear", "asymmetric", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "where", "nearest"), RESIZES)
+@pytest.mark.parametrize("by", ["scales", "sizes"])
+def test_resize(mode: str, where: str, nearest: str, by: str, tmp_path: Path) -> None:
+    attributes = {"mode": mode, "coordinate_transformation_mode": where} | (
+        {"nearest_mode": nearest} if nearest else {}
+    )
+    names = ["x", "", "by"] if by == "scales" else ["x", "", "", "by"]
+    value = np.float32([1, 1, 1.5, 2]) if by == "scales" else ints(1, 4, 4, 13)
+    model = network([("Resize", names, ["y"], attributes)], {"x": X}, ["y"], {"by": value})
+    same_as_runtime(model, {"x": f32(*X)}, tmp_path)
+
+
+def test_split_and_concat(tmp_path: Path) -> None:
+    nodes = [
+        ("Split", ["x"], ["a", "b", "c"], {"axis": 3, "num_outputs": 3}),
+        ("Concat", ["c", "a"], ["y"], {"axis": 3}),
+    ]
+    same_as_runtime(network(nodes, {"x": X}, ["y", "b"]), {"x": f32(*X)}, tmp_path)
+
+
+def test_shapes_are_computed_when_imported(tmp_path: Path) -> None:
+    nodes = [
+        ("Shape", ["x"], ["s"], {}), ("Gather", ["s", "two"], ["h"], {}), ("Unsqueeze", ["h", "zero"], ["h1"], {}),
+        ("Concat", ["one", "h1", "rest"], ["to"], {"axis": 0}), ("Reshape", ["x", "to"], ["r"], {}),
+        ("ConstantOfShape", ["h1"], ["z"], {}), ("Cast", ["h"], ["f"], {"to": 1}), ("Equal", ["h", "two"], ["e"], {}),
+        ("Where", ["e", "f", "half"], ["w"], {}), ("Mul", ["r", "w"], ["m"], {}),
+        ("Range", ["begin", "h", "step"], ["i"], {}), ("Cast", ["i"], ["k"], {"to": 1}),
+        ("Add", ["k", "z"], ["kz"], {}), ("Unsqueeze", ["kz", "last"], ["kzu"], {}), ("Add", ["m", "kzu"], ["y"], {}),
+    ]  # fmt: skip
+    constants = {"two": np.int64(2), "zero": ints(0), "one": ints(1), "rest": ints(-1), "half": np.float32(0.5),
+                 "begin": np.int64(0), "step": np.int64(1), "last": ints(1)}  # fmt: skip
+    model = network(nodes, {"x": X}, ["y"], constants)
+    module = same_as_runtime(model, {"x": f32(*X)}, tmp_path)
+    assert {str(n.target) for n in module.graph.nodes if n.op == "call_function"} == {
+        "aten.reshape.default", "aten.mul.Tensor", "aten.add.Tensor"
+    }  # fmt: skip
+
+
+def test_functions_that_exporters_write_out_are_put_together(tmp_path: Path) -> None:
+    nodes = [
+        ("Sigmoid", ["x"], ["s"], {}), ("Mul", ["x", "s"], ["silu"], {}),
+        ("Div", ["silu", "root"], ["d"], {}), ("Erf", ["d"], ["e"], {}), ("Add", ["e", "one"], ["p"], {}),
+        ("Mul", ["silu", "p"], ["q"], {}), ("Mul", ["q", "half"], ["gelu"], {}),
+        ("ReduceMean", ["gelu"], ["m"], {"axes": (-1,)}), ("Sub", ["gelu", "m"], ["c"], {}),
+        ("Pow", ["c", "two"], ["c2"], {}), ("ReduceMean", ["c2"], ["v"], {"axes": (-1,)}),
+        ("Add", ["v", "eps"], ["ve"], {}), ("Sqrt", ["ve"], ["r"], {}), ("Div", ["c", "r"], ["n"], {}),
+        ("Mul", ["n", "g"], ["ng"], {}), ("Add", ["ng", "b"], ["norm"], {}),
+        ("MatMul", ["norm", "w"], ["mm"], {}), ("Add", ["mm", "bias"], ["y"], {}),
+    ]  # fmt: skip
+    constants = {
+        "root": np.float32(np.sqrt(2)), "one": np.float32(1), "half": np.float32(0.5), "two": np.float32(2),
+        "eps": np.float32(1e-5), "g": f32(8), "b": f32(8), "w": f32(8, 3), "bias": f32(3),
+    }  # fmt: skip
+    module = same_as_runtime(network(nodes, {"x": (1, 5, 8)}, ["y"], constants, 13), {"x": f32(1, 5, 8)}, tmp_path)
+    called = [str(n.target) for n in module.graph.nodes if n.op == "call_function"]
+    assert called == ["aten.silu.default", "aten.gelu.default", "aten.layer_norm.default", "aten.linear.default"]
+
+
+def same_as_runtime(model: onnx.ModelProto, inputs: dict[str, np.ndarray], folder: Path) -> torch.fx.GraphModule:
+    module, source = translate(saved(model, folder))
+    with torch.no_grad():
+        ours = module(*(torch.from_numpy(inputs[i.name]) for i in source.inputs))
+    ours = ours if isinstance(ours, tuple) else (ours,)
+    for y, expected in zip(ours, runtime(model, inputs), strict=True):
+        assert tuple(y.shape) == expected.shape
+        np.testing.assert_allclose(y.numpy(), expected, rtol=1e-5, atol=1e-5)
+    return module
+
+
+# Quantized forms
+
+
+def quantization(name: str, scale: float, zero_point: int, kind: type = np.uint8) -> dict[str, np.ndarray]:
+    return {f"{name}_s": np.float32(scale), f"{name}_z": np.array(zero_point, kind)}
+
+
+def q(name: str, source: str, given: str) -> Node:
+    return "QuantizeLinear", [source, f"{name}_s", f"{name}_z"], [given], {}
+
+
+def dq(name: str, source: str, given: str, **attributes: int) -> Node:
+    return "DequantizeLinear", [source, f"{name}_s", f"{name}_z"], [given], attributes
+
+
+def qdq_network(weight_kind: type = np.int8, activation: type = np.uint8) -> onnx.ModelProto:
+    """conv, relu, add, mul, pool, gemm between Q and DQ."""
+    w = RNG.integers(-127, 128, (8, 4, 3, 3))
+    signed, zero = weight_kind is np.int8, 0 if activation is np.uint8 else -128
+    ws = (np.abs(f32(8)) * 0.01 + 0.001).astype(np.float32) if signed else np.float32(0.01)
+    scales: np.ndarray = np.float32(0.02) * ws
+    constants = {
+        **quantization("x", 0.02, 128 + zero, activation), **quantization("c", 0.08, zero, activation),
+        **quantization("a", 0.15, zero, activation), **quantization("m", 0.3, zero, activation),
+        **quantization("p", 0.3, zero, activation), **quantization("g", 0.2, 100 + zero, activation),
+        "w": w.astype(np.int8) if signed else (w + 128).astype(np.uint8), "w_s": ws,
+        "w_z": np.zeros(8, np.int8) if signed else np.array(120, np.uint8),
+        "b": RNG.integers(-9000, 9000, 8).astype(np.int32), "b_s": scales,
+        "b_z": np.zeros(8, np.int32) if signed else np.int32(0),
+        "v": RNG.integers(-127, 128, (3, 8)).astype(np.int8), **quantization("v", 0.01, 0, np.int8),
+    }  # fmt: skip
+    axis = {"axis": 0} if signed else {}
+    nodes = [
+        q("x", "x", "xq"), dq("x", "xq", "xd"), dq("w", "w", "wd", **axis), dq("b", "b", "bd", **axis),
+        ("Conv", ["xd", "wd", "bd"], ["conv"], {"pads": (1, 1, 1, 1)}), ("Relu", ["conv"], ["relu"], {}),
+        q("c", "relu", "cq"), dq("c", "cq", "cd"),
+        ("MaxPool", ["cd"], ["most"], {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}), q("c", "most", "hq"),
+        dq("c", "hq", "hd"), ("Add", ["cd", "hd"], ["sum"], {}), q("a", "sum", "aq"),
+        dq("a", "aq", "ad"), ("Mul", ["ad", "hd"], ["product"], {}), q("m", "product", "mq"), dq("m", "mq", "md"),
+        ("GlobalAveragePool", ["md"], ["pool"], {}), q("p", "pool", "pq"), dq("p", "pq", "pd"),
+        ("Flatten", ["pd"], ["flat"], {}), q("p", "flat", "fq"), dq("p", "fq", "fd"), dq("v", "v", "vd"),
+        ("Gemm", ["fd", "vd"], ["scores"], {"transB": 1}), q("g", "scores", "gq"), dq("g", "gq", "y"),
+    ]  # fmt: skip
+    return network(nodes, {"x": X}, ["y"], constants)
+
+
+def engine_of(imported: Imported) -> Any:
+    return load(assemble(Header(FORMAT, "net", "1", imported.graph), imported.constants))
+
+
+def as_graph(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
+
+
+def within_a_step(model: onnx.ModelProto, step: float, folder: Path, shape: Sequence[int] = X) -> Imported:
+    imported = read(saved(model, folder), Options())
+    engine = engine_of(imported)
+    name, output = imported.graph.inputs[0], imported.graph.outputs[0]
+    for _ in range(5):
+        x = f32(*shape)
+        (expected,) = runtime(model, {"x": x}, optimized=False)
+        y = engine.run({name: as_graph(x)})[output]
+        assert np.abs(y - as_graph(expected)).max() <= step * 1.001
+    return imported
+
+
+@pytest.mark.parametrize("weights", [np.int8, np.uint8])
+@pytest.mark.parametrize("activation", [np.uint8, np.int8])
+def test_qdq_is_native_within_a_step(weights: type, activation: type, tmp_path: Path) -> None:
+    imported = within_a_step(qdq_network(weights, activation), 0.2, tmp_path)
+    kinds = [type(n).__name__ for n in imported.graph.nodes]
+    assert "Aten" not in kinds
+    assert {"Conv2d", "Add", "Mul", "AvgPool2d", "Linear"} <= set(kinds)
+
+
+def test_weights_biases_and_names_are_those_of_the_file(tmp_path: Path) -> None:
+    model = qdq_network()
+    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    imported = read(saved(model, tmp_path), Options())
+    conv = next(n for n in imported.graph.nodes if isinstance(n, g.Conv2d))
+    np.testing.assert_array_equal(imported.constants[conv.weight], held["w"].transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(imported.constants[conv.bias], held["b"])
+    assert {"x", "relu", "sum", "product", "y"} <= {t.name for t in imported.graph.tensors}
+    assert (imported.graph.inputs, imported.graph.outputs) == (("x",), ("y",))
+
+
+def test_asymmetric_weights_keep_their_zero_point(tmp_path: Path) -> None:
+    imported = read(saved(qdq_network(np.uint8), tmp_path), Options())
+    conv = next(n for n in imported.graph.nodes if isinstance(n, g.Conv2d))
+    assert conv.weight_zero_point == 120
+    assert imported.constants[conv.weight].dtype == np.uint8
+
+
+def test_the_operator_form_of_onnx_runtime(tmp_path: Path) -> None:
+    k = "com.microsoft::"
+    constants = {
+        **quantization("x", 0.02, 128), **quantization("c", 0.08, 110), **quantization("s", 1 / 256, 0),
+        **quantization("a", 0.1, 90), **quantization("m", 0.05, 128), **quantization("l", 0.05, 20),
+        **quantization("k", 0.1, 90), **quantization("p", 0.02, 128), **quantization("g", 0.02, 128),
+        "w": RNG.integers(-127, 128, (8, 4, 3, 3)).astype(np.int8),
+        "w_s": np.abs(f32(8)) * np.float32(0.01) + np.float32(1e-3),
+        "w_z": np.zeros(8, np.int8), "b": RNG.integers(-9000, 9000, 8).astype(np.int32),
+        "v": RNG.integers(-127, 128, (16, 3)).astype(np.int8), **quantization("v", 0.01, 0, np.int8),
+        "d": RNG.integers(-900, 900, 3).astype(np.int32), "to": ints(1, 16),
+        "u": RNG.integers(-127, 128, (3, 5)).astype(np.int8), **quantization("u", 0.01, 0, np.int8),
+        **quantization("y", 0.02, 128),
+    }  # fmt: skip
+
+    def of(name: str) -> list[str]:
+        return [f"{name}_s", f"{name}_z"]
+
+    nodes = [
+        q("x", "x", "xq"),
+        ("QLinearConv", ["xq", *of("x"), "w", *of("w"), *of("c"), "b"], ["cq"], {"pads": (1, 1, 1, 1)}),
+        (k + "QLinearSigmoid", ["cq", *of("c"), *of("s")], ["sq"], {}),
+        (k + "QLinearMul", ["cq", *of("c"), "sq", *of("s"), *of("m")], ["mq"], {}),
+        (k + "QLinearAdd", ["cq", *of("c"), "mq", *of("m"), *of("a")], ["aq"], {}),
+        (k + "QLinearLeakyRelu", ["aq", *of("a"), *of("l")], ["lq"], {"alpha": 0.1}),
+        (k + "QLinearConcat", [*of("k"), "aq", *of("a"), "lq", *of("l")], ["kq"], {"axis": 1}),
+        ("MaxPool", ["kq"], ["hq"], {"kernel_shape": (2, 2), "strides": (2, 2)}),
+        (k + "QLinearGlobalAveragePool", ["hq", *of("k"), *of("p")], ["pq"], {"channels_last": 0}),
+        ("Reshape", ["pq", "to"], ["fq"], {}),
+        (k + "QGemm", ["fq", *of("p"), "v", *of("v"), "d", *of("g")], ["gq"], {}),
+        ("QLinearMatMul", ["gq", *of("g"), "u", *of("u"), *of("y")], ["yq"], {}),
+        dq("y", "yq", "y"),
+    ]  # fmt: skip
+    model = network(nodes, {"x": X}, ["y"], constants)
+    imported = within_a_step(model, 0.02 * 3, tmp_path)  # a step of each of the three requantizations behind the pool
+    assert not any(isinstance(n, g.Aten) for n in imported.graph.nodes)
+
+
+def test_bytes_may_go_in_and_come_out(tmp_path: Path) -> None:
+    constants = {**quantization("x", 0.02, 128), **quantization("y", 0.01, 0)}
+    nodes = [dq("x", "x", "xd"), ("Sigmoid", ["xd"], ["s"], {}), q("y", "s", "y")]
+    model = network(nodes, {"x": X}, ["y"], constants, dtypes={"x": TensorProto.UINT8})
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.UINT8
+    imported = read(saved(model, tmp_path), Options())
+    x = RNG.integers(0, 256, X).astype(np.uint8)
+    y = engine_of(imported).run({"x": as_graph(x)})["y"]
+    (expected,) = runtime(model, {"x": x}, optimized=False)
+    assert y.dtype == np.uint8
+    assert np.abs(y.astype(int) - expected.astype(int)).max() <= 1
+
+
+# Refusals
+
+
+def refused(model: onnx.ModelProto, folder: Path, *words: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        read(saved(model, folder), Options())
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_that_has_no_translation_is_named(tmp_path: Path) -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["t"])], "b", [], [helper.make_empty_tensor_value_info("t")]
+    )
+    model = network([("Relu", ["x"], ["r"], {}), ("TopK", ["r", "k"], ["v", "i"], {})], {"x": X}, ["v"], {"k": ints(1)})
+    model.graph.node.append(helper.make_node("If", ["c"], ["z"], "branches", then_branch=branch, else_branch=branch))
+    model.graph.node.append(helper.make_node("Own", ["r"], ["o"], "mine", domain="here"))
+    refused(model, tmp_path, "'n1' (TopK)", "'branches' (If)", "control flow", "'mine' (Own)", "'here'")
+
+
+def test_external_data_is_refused_unread(tmp_path: Path) -> None:
+    model = network([("Add", ["x", "w"], ["y"], {})], {"x": X}, ["y"], {"w": f32(8)})
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    refused(model, tmp_path, "'w'", "another file", "save_as_external_data=False")
+
+
+def test_a_dynamic_batch_is_one_and_other_extents_must_be_known(tmp_path: Path) -> None:
+    nodes: list[Node] = [("Relu", ["x"], ["y"], {})]
+    _, source = translate(saved(network(nodes, {"x": ("n", 4, 6, 8)}, ["y"]), tmp_path))
+    assert source.inputs[0].shape == X
+    refused(network(nodes, {"x": (1, 4, "height", 8)}, ["y"]), tmp_path, "'x'", "axis 2", "'height'")
+
+
+def test_a_float_file_needs_a_calibration(tmp_path: Path) -> None:
+    refused(network([("Relu", ["x"], ["y"], {})], {"x": X}, ["y"]), tmp_path, "float model", "--calibrate")
+
+
+HOSTILE: dict[str, onnx.ModelProto] = {
+    "opset": network([("Relu", ["x"], ["y"], {})], {"x": X}, ["y"], opset=7),
+    "order": network([("Relu", ["z"], ["y"], {})], {"x": X}, ["y"]),
+    "nothing": network([], {"x": X}, ["x"]),
+    "size": network([("Expand", ["x", "s"], ["y"], {})], {"x": (1,)}, ["y"], {"s": ints(1 << 20, 1 << 20)}),
+    "fill": network([("ConstantOfShape", ["s"], ["y"], {})], {"x": X}, ["y"], {"s": ints(1 << 20, 1 << 20)}),
+    "range": network([("Range", ["a", "b", "c"], ["y"], {})], {"x": X}, ["y"],
+                     {"a": np.int64(0), "b": np.int64(1 << 60), "c": np.int64(1)}),
+    "stride": network([("MaxPool", ["x"], ["y"], {"kernel_shape": (2, 2), "strides": (0, 0)})], {"x": X}, ["y"]),
+    "groups": network([("Conv", ["x", "w"], ["y"], {"group": 0})], {"x": X}, ["y"], {"w": f32(6, 4, 3, 3)}),
+    "attribute": network([("Flatten", ["x"], ["y"], {"axis": "one"})], {"x": X}, ["y"]),
+    "scale": network([q("x", "x", "y")], {"x": X}, ["y"], quantization("x", 0.0, 0)),
+    "zero": network([("Div", ["a", "b"], ["y"], {})], {"x": X}, ["y"], {"a": np.int64(1), "b": np.int64(0)}),
+    "too few": network([("Conv", ["x"], ["y"], {})], {"x": X}, ["y"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused(name: str, tmp_path: Path) -> None:
+    refused(HOSTILE[name], tmp_path)
+
+
+def test_truncated_and_foreign_bytes_are_refused(tmp_path: Path) -> None:
+    whole = qdq_network().SerializeToString()
+    for cut in range(0, len(whole), 97):
+        (tmp_path / "net.onnx").write_bytes(whole[:cut])
+        with pytest.raises(ModelError):
+            read(tmp_path / "net.onnx", Options())
+
+
+# Whole networks
+
+
+def exported(net: torch.nn.Module, shape: Sequence[int], path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (torch.zeros(*shape),), path, dynamo=False, opset_version=17, input_names=["x"],
+                          output_names=["logits"])  # fmt: skip
+    return path
+
+
+def test_the_digits_come_the_same_by_both_roads(tmp_path: Path) -> None:
+    from models.compress.quantize import quantize
+    from models.intake.torch_export import to_graph
+    from models.zoo import digits
+
+    data = digits.split()
+    net = digits.train(data, epochs=3)
+    pictures = digits.to_input(data.train[:64])
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, picture in enumerate(pictures.numpy()):
+        np.save(folder / f"{i:03d}.npy", picture)
+    by_torch = engine_of(Imported(*to_graph(quantize(net, [pictures]))))
+    imported = read(exported(net, (1, 1, 8, 8), tmp_path / "digits.onnx"), Options(calibrate=folder))
+    by_onnx = engine_of(imported)
+    assert (by_torch.backend, by_onnx.backend) == ("native", "native")
+    for picture in digits.to_input(data.held_out[:100]).numpy():
+        x = as_graph(picture[None])
+        ours, theirs = (e.run({"x": x})["logits"] for e in (by_onnx, by_torch))
+        assert ours.argmax() == theirs.argmax()
+
+
+def test_a_network_of_onnx_runtime_is_native_and_equal(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    from bench.onnx_parity import compare, export
+    from models.zoo.imagenet import synthetic
+
+    path = tmp_path / "mobilenet_v3_large.onnx"
+    export("mobilenet_v3_large", path)
+    made = compare(path, list(synthetic(2, 5).numpy()))
+    assert made.native
+    for kind, share in made.operators.items():
+        assert share.equal >= 0.999 * share.total, f"{kind}: {share}"
+        assert share.largest <= 1
