@@ -16,6 +16,7 @@ from agent.demand import demand
 from agent.errors import BackendError, ModelError
 from agent.modelfile import Header, Model, assemble, read, write
 from agent.validate import Limits, validate
+from models.intake.source import import_source
 from tests.fuzz import driver
 from tests.fuzz.__main__ import environment, target_named
 from tests.fuzz.rogue import OUTCOMES
@@ -249,3 +250,16 @@ def test_unsigned_weights_need_no_zero_point() -> None:
     model = s.model([x], [y])
     inputs = {x.name: np.array([[0, 1, 254, 255]], np.uint8)}
     assert load(model).run(inputs)[y.name].tobytes() == load(model, backend="torch").run(inputs)[y.name].tobytes()
+
+
+@pytest.mark.parametrize("constant", ["weights", "bias"])
+def test_a_scale_of_tflite_that_is_not_a_number_is_refused(tmp_path: Path, constant: str) -> None:
+    from tests.tflite_file import File
+
+    f = File()
+    x, weights, y = f.activation((1, 4, 4, 3)), f.weights((4, 3, 3, 3), 0), f.activation((1, 4, 4, 4))
+    f.tensors[weights[constant == "bias"]].quantization.scale[1] = np.nan
+    f.add("CONV_2D", [x, *weights], y, "Conv2DOptions", strideW=1, strideH=1)
+    (tmp_path / "m.tflite").write_bytes(f.write([x], [y]))
+    with pytest.raises(ModelError, match="a scale that is not a number"):
+        import_source(tmp_path / "m.tflite")

@@ -77,11 +77,11 @@ class TfliteFile(_Source):
     name = "tflite"
 
     def collect(self) -> list[bytes]:
-        from tests.fuzz.tflite_seeds import seeds
+        from tests.test_tflite import CASES
 
         names = ("kws", "resnet8", "ad")
         files = [SHARED / f"mlperf_tiny_{name}_int8.tflite" for name in names]
-        made = seeds()
+        made = [make(kind) for make in CASES.values() for kind in ("int8", "uint8")]
         return made + [f.read_bytes() for f in files if f.exists()] * (len(made) // 8)
 
     def parse(self, data: bytes) -> Any:

@@ -90,7 +90,7 @@ def _scalar(rng: Rng, field: Any, value: Any, places: list[Place]) -> Any:
     if field.type in (field.TYPE_FLOAT, field.TYPE_DOUBLE):
         return pick(rng, [hostile_float(rng, value), float("nan"), float("inf"), -value])
     if field.type == field.TYPE_ENUM:
-        return int(pick(rng, [0, 1, 2, 3, 6, 7, 10, 16, 21, 22]))
+        return pick(rng, field.enum_type.values).number
     bits, signed = (32, True) if field.type == field.TYPE_INT32 else (64, field.type == field.TYPE_INT64)
     wide = hostile_int(rng, int(value)) % 2**bits
     return wide - 2**bits if signed and wide >= 2 ** (bits - 1) else wide

@@ -180,6 +180,8 @@ class _Reader:
             axis = q.QuantizedDimension()
             if len(zero_points) not in (1, len(scales)):
                 raise self.damaged(f"'{name}' has {len(scales)} scales and {len(zero_points)} zero points")
+            if not np.isfinite(scales).all():
+                raise self.damaged(f"'{name}' has a scale that is not a number")
         dynamic = tuple(i for i, d in enumerate(signature) if d < 0)
         return Tensor(
             index, name, shape, dynamic, kind, scales, zero_points, axis, self.data(t.Buffer(), name), trouble
