@@ -117,6 +117,8 @@ class Layouts:
     def reshape(self, v: Value, shape: Sequence[int], name: str) -> Value:
         """torch.reshape. Axes that the shape neither merges nor splits stay where they are."""
         shape = tuple(shape)
+        if shape == v.shape:
+            return v
         if not shape or not v.axes:
             t = self.as_graph(v, shape or (1,), name)
             return replace(v, tensor=t, axes=identity(len(shape)))
