@@ -121,7 +121,7 @@ def main(names: Sequence[str]) -> None:
     for name in names or NETWORKS:
         start = time.perf_counter()
         rows.append(measure(name))
-        print(f"coverage: {name}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        print(f"coverage: {rows[-1]}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     text = "\n".join(section(rows)) + "\n"
     if names:
         print(text)

@@ -45,6 +45,7 @@ def prepare(program: ExportedProgram) -> GraphModule:
             if result is not None:
                 node.replace_all_uses_with(result)
                 module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
     fold_constants(module)
     module.graph.lint()
     module.recompile()
@@ -192,6 +193,15 @@ def _attention(add: _Before, node: Node) -> Node | None:
 NEVER = -100.0  # added to a logit: what it stands for never gets any attention
 
 
+def _matmul(add: _Before, node: Node) -> Node | None:
+    """(a * number) @ b is (a @ b) * number, which the product's multiplier takes in."""
+    scaled = node.args[0]
+    number = scaled.args[1] if scaled.target is aten.mul.Tensor and len(scaled.users) == 1 else None
+    if not isinstance(number, (int, float)) or number <= 0:
+        return None
+    return add(aten.mul.Tensor, add(node.target, scaled.args[0], node.args[1]), number)
+
+
 def _baddbmm(add: _Before, node: Node) -> Node:
     """beta * input + alpha * (a @ b); addmm, too."""
     base, a, b = node.args[:3]
@@ -256,6 +266,8 @@ def _batch_norm(add: _Before, node: Node) -> Node | None:
 
 _REWRITES: dict[Any, Callable[[_Before, Node], Node | None]] = {
     aten.scaled_dot_product_attention.default: _attention,
+    aten.matmul.default: _matmul,
+    aten.bmm.default: _matmul,
     aten.baddbmm.default: _baddbmm,
     aten.addmm.default: _baddbmm,
     aten.einsum.default: _einsum,

@@ -62,7 +62,7 @@ class GraphBuilder:
         self._left -= array.nbytes
         if self._left < 0:
             raise ModelError(f"'{name}': the constants take more memory than the source can need")
-        self.constants[name] = np.ascontiguousarray(array)
+        self.constants[name] = np.asarray(array, order="C")  # which keeps a scalar a scalar
         return name
 
     def add(self, node: g.Node) -> None:

@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 from agent.errors import ModelError
 from models.compress.prepare import functional_module
 from models.compress.quantize import quantize_program
+from models.intake.calibration import samples, usual_pixels
 from models.intake.operators import QUANTIZE
 from models.intake.source import Imported, Options
 from models.intake.torch_export import to_graph
@@ -37,8 +38,6 @@ def read(source: str | Path, options: Options) -> Imported:
     program = _load(path) if path.exists() else _call(str(source))
     description = {"format": "torch.export", "producer": f"torch {torch.__version__}"}
     shapes = _input_shapes(program, str(source))
-    from models.intake.calibration import samples, usual_pixels
-
     if any(node.target is QUANTIZE for node in program.graph.nodes):
         if options.calibrate is not None:
             raise ModelError(f"--calibrate: {source} is quantized already; leave it out")
@@ -50,10 +49,11 @@ def read(source: str | Path, options: Options) -> Imported:
             raise ModelError(f"{source}: only a model of one input is calibrated here; quantize it with PT2E, or call "
                              "models.compress.quantize from Python")  # fmt: skip
         taken = samples(options.calibrate, shapes[0], options.preprocess)
-        module = quantize_program(program, [(x,) for x in taken])
-        description["calibration"] = f"{len(taken)} pictures or arrays, {options.rule}"
+        module = quantize_program(program, [(x,) for x in taken], options.rule)
+        description["calibration"] = f"{len(taken)} pictures or arrays, by {options.rule}"
     graph, constants = to_graph(module)
-    return Imported(graph, constants, description, pixels=usual_pixels(shapes[0]))
+    seen = module.meta.get("calibration", ())
+    return Imported(graph, constants, description, pixels=usual_pixels(shapes[0]), calibration=seen)
 
 
 def _load(path: Path) -> ExportedProgram:
