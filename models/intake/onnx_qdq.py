@@ -50,11 +50,11 @@ def read(path: str | Path, options: Options) -> Imported:
             raise ModelError(f"{path}: only a model of one float input is calibrated here; quantize it with ONNX "
                              "Runtime (quantize_static), and import what that writes")  # fmt: skip
         taken = samples(options.calibrate, first.shape, options.preprocess)
-        module = _calibrated(module, taken)
-        description["calibration"] = f"{len(taken)} pictures or arrays"
+        module = _calibrated(module, taken, options.rule)
+        description["calibration"] = f"{len(taken)} pictures or arrays, by {options.rule}"
     graph, constants = to_graph(module, [i.name for i in source.inputs], source.outputs)
     pixels: Pixels = usual_pixels(first.shape) if first.dtype is torch.float32 else "raw"
-    return Imported(graph, constants, description, pixels=pixels)
+    return Imported(graph, constants, description, pixels=pixels, calibration=module.meta.get("calibration", ()))
 
 
 def is_quantized(module: GraphModule) -> bool:
@@ -62,12 +62,12 @@ def is_quantized(module: GraphModule) -> bool:
     return any(node.target is QUANTIZE for node in module.graph.nodes)
 
 
-def _calibrated(module: GraphModule, taken: list[torch.Tensor]) -> GraphModule:
+def _calibrated(module: GraphModule, taken: list[torch.Tensor], rule: str) -> GraphModule:
     """Quantized as any torch module; torch.export carries the names along as "custom"."""
     for node in module.graph.nodes:
         if "source_name" in node.meta:
             node.meta["custom"] = {"source_name": node.meta["source_name"]}
-    made = quantize(module, taken)
+    made = quantize(module, taken, rule)
     for node in made.graph.nodes:
         name = node.meta.get("custom", {}).get("source_name")
         if name and node.op == "call_function" and node.target not in (QUANTIZE, DEQUANTIZE):
