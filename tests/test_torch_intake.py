@@ -143,7 +143,8 @@ def pointwise(m: Of, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     y, z = m.a(x), m.b(x)
     gate = y.mean((2, 3), keepdim=True)
     return (y - z, y * z, z * gate, y * torch.sigmoid(y), y * F.relu6(y + 3) / 6, 1 - F.softplus(z),
-            y + z.mean(1, keepdim=True), m.prelu(y), (y / 2).clamp(-0.3, 0.4).pow(2), (y.abs() + 1).sqrt())  # fmt: skip
+            y + z.mean(1, keepdim=True), m.prelu(y), F.normalize(y, dim=-1), ((y / 2).clamp(-0.3, 0.4) + 1).pow(2),
+            (y.abs() + 1).sqrt())  # fmt: skip
 
 
 def moving(m: Of, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -169,7 +170,8 @@ PATTERNS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] =
     ),
     "pointwise": (
         lambda: Of(pointwise, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(3, 8, 3, 1, 1), prelu=nn.PReLU()),
-        (1, 3, 8, 6), {"conv2d", "add", "mul", "lut", "avg_pool2d", "expand", "transpose", "reshape"},
+        (1, 3, 8, 6), {"conv2d", "add", "mul", "lut", "avg_pool2d", "expand", "layer_norm", "concat", "slice",
+                         "transpose", "reshape"},
     ),
     "moves": (
         lambda: Of(moving, a=nn.Conv2d(3, 8, 1)),

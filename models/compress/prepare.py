@@ -202,6 +202,24 @@ def _matmul(add: _Before, node: Node) -> Node | None:
     return add(aten.mul.Tensor, add(node.target, scaled.args[0], node.args[1]), number)
 
 
+def _normalized(add: _Before, node: Node) -> Node | None:
+    """x / max(|x|, epsilon) along the last axis: half of the layer norm of x beside -x, whose mean is 0."""
+    x, divisor = node.args
+    while isinstance(divisor, Node) and divisor.target in (aten.expand_as.default, aten.expand.default):
+        divisor = divisor.args[0]
+    if not isinstance(divisor, Node) or divisor.target is not aten.clamp_min.default:
+        return None
+    norm, last = divisor.args[0], len(shape_of(x)) - 1
+    if norm.target is not aten.linalg_vector_norm.default or norm.args[0] is not x:
+        return None
+    if argument(norm, 1, "ord", 2) != 2 or [d % (last + 1) for d in argument(norm, 2, "dim") or []] != [last]:
+        return None
+    n = shape_of(x)[-1]
+    gamma = add.constant(torch.full((2 * n,), n**-0.5))
+    both = add(aten.cat.default, [x, add(aten.neg.default, x)], -1)
+    return add(aten.slice.Tensor, add(aten.layer_norm.default, both, [2 * n], gamma, None, 1e-12), last, 0, n)
+
+
 def _baddbmm(add: _Before, node: Node) -> Node:
     """beta * input + alpha * (a @ b); addmm, too."""
     base, a, b = node.args[:3]
@@ -266,6 +284,7 @@ def _batch_norm(add: _Before, node: Node) -> Node | None:
 
 _REWRITES: dict[Any, Callable[[_Before, Node], Node | None]] = {
     aten.scaled_dot_product_attention.default: _attention,
+    aten.div.Tensor: _normalized,
     aten.matmul.default: _matmul,
     aten.bmm.default: _matmul,
     aten.baddbmm.default: _baddbmm,
