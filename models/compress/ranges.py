@@ -200,7 +200,7 @@ def _search(h: Histogram, objective: Objective) -> tuple[float, float]:
             moved = try_all((low, float(extremes[1] * part)) for part in near[1])
             low, high = ends
             moved |= try_all((float(extremes[0] * part), high) for part in near[0])
-    return ends
+    return float(ends[0]), float(ends[1])
 
 
 def _squared_error(h: Histogram, x: np.ndarray, counts: np.ndarray, scale: np.float32, zero_point: int) -> float:
