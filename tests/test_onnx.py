@@ -429,6 +429,12 @@ HOSTILE: dict[str, onnx.ModelProto] = {
     "attribute": network([("Flatten", ["x"], ["y"], {"axis": "one"})], {"x": X}, ["y"]),
     "scale": network([q("x", "x", "y")], {"x": X}, ["y"], quantization("x", 0.0, 0)),
     "zero": network([("Div", ["a", "b"], ["y"], {})], {"x": X}, ["y"], {"a": np.int64(1), "b": np.int64(0)}),
+    "wide weights": network(
+        [q("x", "x", "xq"), dq("x", "xq", "xd"), dq("w", "w", "wd", axis=0), ("Conv", ["xd", "wd"], ["c"], {}),
+         q("x", "c", "y")], {"x": X}, ["y"],
+        {**quantization("x", 0.02, 0), "w": np.ones((8, 4, 3, 3), np.int32), "w_s": np.ones(8, np.float32),
+         "w_z": np.zeros(8, np.int32)},
+    ),
     "too few": network([("Conv", ["x"], ["y"], {})], {"x": X}, ["y"]),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ Every shape is known, and compared with the limits, before a value is computed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,6 +128,14 @@ class Translator:
 
     def run(self) -> GraphModule:
         """Raises ``ModelError`` with the node's name and type."""
+        log = logging.getLogger("torch._subclasses.fake_tensor")  # it prints a trace for each error that it raises
+        before, log.disabled = log.disabled, True
+        try:
+            return self._run()
+        finally:
+            log.disabled = before
+
+    def _run(self) -> GraphModule:
         for name, tensor in self.source.constants.items():
             self.values[name] = self.constant(tensor)
         for i in self.source.inputs:
@@ -366,6 +375,10 @@ class Translator:
         """The real numbers that integers stand for."""
         if value.constant is not None:
             self.require(value.dtype is q.dtype, f"{value.dtype} with a zero point of {q.dtype}")
+            self.require(
+                q.axis is None or q.dtype is not torch.int32 or value.rank == 1,
+                "32 bits with a scale for each channel are taken for a bias only",
+            )
             self.require(
                 q.axis is None or value.shape[q.axis] == q.scale.numel(), "one scale for each channel is needed"
             )
