@@ -325,6 +325,17 @@ def test_asymmetric_weights_keep_their_zero_point(tmp_path: Path) -> None:
     assert imported.constants[conv.weight].dtype == np.uint8
 
 
+def test_a_zero_point_for_each_channel_is_computed_in_float(tmp_path: Path) -> None:
+    model = qdq_network()
+    zero_points = next(t for t in model.graph.initializer if t.name == "w_z")
+    zero_points.CopyFrom(numpy_helper.from_array(np.arange(8, dtype=np.int8), "w_z"))
+    imported = read(saved(model, tmp_path), Options())
+    assert next(n.target for n in imported.graph.nodes if isinstance(n, g.Aten)) == "aten::conv2d"
+    x = f32(*X)
+    (expected,) = runtime(model, {"x": x}, optimized=False)
+    assert np.abs(engine_of(imported).run({"x": as_graph(x)})["y"] - expected).max() <= 0.2 * 1.001
+
+
 def test_the_operator_form_of_onnx_runtime(tmp_path: Path) -> None:
     k = "com.microsoft::"
     constants = {

@@ -142,11 +142,16 @@ class Walk:
         value = self.constant(node)
         if value is not None:
             return value.numpy()
-        if isinstance(node, Node) and node.target in (DEQUANTIZE, DEQUANTIZE_CHANNEL):  # s32: a bias
+        if isinstance(node, Node) and node.target in (DEQUANTIZE, DEQUANTIZE_CHANNEL):
+            # s32, a bias; or 8 bits with a zero point for each channel
             q = self.constant(node.args[0])
-            scale = node.args[1] if node.target is DEQUANTIZE else self.constant(node.args[1])
+            by_channel = node.target is DEQUANTIZE_CHANNEL
+            scale, zero_point = (self.constant(a) if by_channel else a for a in node.args[1:3])
             if q is not None and scale is not None:
-                return q.numpy().astype(np.float64) * np.asarray(scale, np.float32).astype(np.float64)
+                along = [-1 if i == node.args[3] else 1 for i in range(q.ndim)] if by_channel else []
+                points = np.asarray(0 if zero_point is None else zero_point, np.float64).reshape(along)
+                scales = np.asarray(scale, np.float32).astype(np.float64).reshape(along)
+                return (q.numpy().astype(np.float64) - points) * scales
         return None
 
     # Values in integers
