@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from agent.commands import tuning
+from agent.commands.names import abridged
 from agent.engine import Tuning
 
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         if args.layers:
             result["layers"] = layers(args.model, count, args.backend, args.isa or "auto", known)
             text += "\n" + "\n".join(
-                f"  {r['us']:9.1f} us  {r['gmac_per_s']:6.1f} GMAC/s  {r['name']:24} {r['kernel']}"
+                f"  {r['us']:9.1f} us  {r['gmac_per_s']:6.1f} GMAC/s  {abridged(r['name']):24} {r['kernel']}"
                 for r in result["layers"]
             )
         print(msgspec.json.encode(result).decode() if args.json else text, flush=True)

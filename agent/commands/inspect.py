@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from agent.commands import tuning
+from agent.commands.names import abridged
 from agent.engine import Engine, Tuning
 
 
@@ -121,11 +122,13 @@ def as_text(d: dict[str, Any]) -> str:
     )
     lines.append(_share_line(d["native_share"]))
     lines.append(_tuner_line(d["tuner"]))
-    width = max((len(s["node"]) for s in d["operators"]), default=0)
+    width = max((len(abridged(s["node"])) for s in d["operators"]), default=0)
     for s in d["operators"]:
         shape = "x".join(map(str, s["shape"]))
         split = f", by {s['split']}" if s["split"] else ""
-        lines.append(f"  {s['node']:{width}}  {s['operator']:12} {shape:16} {s['kernel']}{split}{_timed(s['tuner'])}")
+        lines.append(
+            f"  {abridged(s['node']):{width}}  {s['operator']:12} {shape:16} {s['kernel']}{split}{_timed(s['tuner'])}"
+        )
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
 """Two engines' values of one tensor, held beside each other over many inputs.
 
 A *step* is the difference between neighbours of the model's quantization of the tensor. What the source has in float is
-rounded to steps first, so that "equal" means: would be stored as the same integer.
+rounded to steps first, so that "equal" means: would be stored as the same integer; what lies beyond the integers' range
+counts as its end, for a source may hold a value before the clamp that the model fused into its operator.
 """
 
 from __future__ import annotations
@@ -67,17 +68,16 @@ class Tally:
         t = self.tensor
         quantized = t.dtype in QUANTIZED
         a, b = Value(ours, t.scale if quantized else 0.0, t.zero_point).real(), theirs.real()
+        if quantized:
+            low, high = (q - t.zero_point for q in container_range(t))
+            b = np.clip(b, low * t.scale, high * t.scale)
         difference = a - b
         self._signal += float(np.square(b).sum())
         self._noise += float(np.square(difference).sum())
         self.elements += a.size
         if self._step:
-            if quantized:
-                low, high = (q - t.zero_point for q in container_range(t))
-                steps = np.rint(a / self._step) - np.clip(np.rint(b / self._step), low, high)
-            else:
-                steps = np.rint(difference / self._step)
-            steps = np.abs(steps)
+            apart = np.rint(a / self._step) - np.rint(b / self._step) if quantized else difference / self._step
+            steps = np.abs(np.rint(apart))
             self._equal += int((steps == 0).sum())
             self._within += int((steps <= 1).sum())
             self._largest = max(self._largest, int(steps.max()))
