@@ -58,7 +58,8 @@ def _table(what: str, rows: list[Agreement], marked: str | None) -> list[str]:
     cells = [(what, "operator", "shape", "top-1", "equal", "within 1", "at most", "SQNR dB", "")]
     cells += [
         (
-            abridged(a.tensor), a.operator, "x".join(map(str, a.shape)), _percent(a.top1), _percent(a.equal), _percent(a.within),
+            abridged(a.tensor), a.operator, "x".join(map(str, a.shape)), _percent(a.top1), _percent(a.equal),
+            _percent(a.within),
             "-" if a.largest_steps is None else str(a.largest_steps),
             "same" if a.sqnr_db is None else f"{a.sqnr_db:.1f}", "<- here" if a.tensor == marked else "",
         )
