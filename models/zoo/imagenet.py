@@ -75,7 +75,9 @@ def architecture(name: str, weights: object = None) -> torch.nn.Module:
     """A network of ``models.zoo.IMAGENET`` with torchvision's weights, or with random ones."""
     if name in DETECTION:
         return SsdLite(weights)
-    own = {"weights_backbone": None} if name in SEGMENTATION else {}
+    own: dict[str, object] = {"weights_backbone": None} if name in SEGMENTATION else {}
+    if weights is None and name in ("googlenet", "inception_v3"):
+        own |= {"aux_logits": False, "init_weights": False}  # heads of training alone, which need larger pictures
     return import_torchvision().models.get_model(name, weights=weights, **own)  # type: ignore[no-any-return]
 
 
@@ -93,7 +95,7 @@ def seeded(
 ) -> torch.nn.Module:
     """Random weights whose batch-norms have seen pictures, so that activations keep a sane range.
 
-    What training starts at nothing (a head of zeros, a layer scale of 1e-6) gets a size at which it counts.
+    What training starts at nothing (a head or a class token of zeros, a layer scale of 1e-6) gets a size at which it counts.
     """
     torch.manual_seed(seed)
     net = architecture()
@@ -110,6 +112,9 @@ def seeded(
         if isinstance(scale := getattr(module, "layer_scale", None), torch.nn.Parameter):
             with torch.no_grad():
                 scale.uniform_(0.1, 1, generator=generator)
+        if isinstance(token := getattr(module, "class_token", None), torch.nn.Parameter):
+            with torch.no_grad():
+                token.normal_(0, 1, generator=generator)
     if any(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules()):
         net.train()
         with torch.no_grad():
