@@ -95,7 +95,8 @@ def seeded(
 ) -> torch.nn.Module:
     """Random weights whose batch-norms have seen pictures, so that activations keep a sane range.
 
-    What training starts at nothing (a head or a class token of zeros, a layer scale of 1e-6) gets a size at which it counts.
+    What training starts at nothing (a head or a class token of zeros, a layer scale of 1e-6) gets a size at which it
+    counts.
     """
     torch.manual_seed(seed)
     net = architecture()

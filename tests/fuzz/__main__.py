@@ -23,15 +23,17 @@ FAILURES = driver.ROOT / "build" / "fuzz" / "failures"
 
 
 def _use(extension: str) -> None:
-    """Puts another build in the place of agent._kernels."""
-    import agent
-
+    """Puts another build in the place of agent._kernels, before anything imports that."""
+    assert "agent" not in sys.modules
     spec = importlib.util.spec_from_file_location("agent._kernels", extension)
     assert spec
     assert spec.loader
-    module = importlib.util.module_from_spec(spec)
+    sys.modules["agent._kernels"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    sys.modules["agent._kernels"] = agent._kernels = module  # type: ignore[attr-defined]
+    from agent.engine import native
+
+    assert native.available()
+    assert native._kernels is module
 
 
 def environment(extension: str | None = None) -> dict[str, str]:

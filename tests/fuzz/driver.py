@@ -260,7 +260,7 @@ def _reason(status: int, said: str) -> str:
     if -status in (signal.SIGPROF, signal.SIGALRM):
         return f"more than {MOST_SECONDS} s: " + " ".join(re.findall(r'File ".*?", line \d+ in \w+', said)[:3])
     found = re.search(r"(runtime error: .*|ERROR: \w*Sanitizer: .*|SUMMARY: .*|Fatal Python error: .*)", said)
-    frames = re.findall(r"#\d+ \S+ in (.+)", said)[:6] or re.findall(r'File ".*?", line \d+ in \w+', said)[:3]
+    frames = re.findall(r"#\d+ 0x\w+ (?:in )?(.+)", said)[:6] or re.findall(r'File ".*?", line \d+ in \w+', said)[:3]
     return f"the process ended with {status}: {found[0] if found else said[-400:]} {frames}"
 
 
