@@ -123,7 +123,10 @@ def _check_header(path: str | os.PathLike[str], limits: Limits) -> None:
     with open(path, "rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if header > limits.header:
-        raise ModelError(f"{path}: a header of {header:,} bytes, the limit is {limits.header:,}")
+        raise ModelError(
+            f"{path}: as a safetensors file it would have a header of {header:,} bytes, the limit is {limits.header:,}; "
+            "is it a model file?"
+        )
 
 
 def _map_arrays(

@@ -37,7 +37,7 @@ NETWORKS = (
     "efficientnet_b0", "efficientnet_v2_s", "convnext_tiny", "vit_b_16", "swin_t", "swin_v2_t", "maxvit_t",
     "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50", "ssdlite320_mobilenet_v3_large",
 )  # fmt: skip
-SEED, CALIBRATION, PROBES, SECONDS = 18, 4, 4, 2.0
+SEED, CALIBRATION, PROBES, SECONDS = 18, 8, 4, 2.0
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,13 @@ def test_entropy_keeps_the_shape_of_the_bulk_and_gives_up_outliers() -> None:
     assert np.allclose(choose(seen(even), "entropy"), (-1, 3), atol=0.05)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_few_values_are_not_clipped_away(rule: str) -> None:
+    gates = 1 / (1 + np.exp(-np.random.default_rng(3).normal(size=500)))
+    h = seen(gates)
+    assert cost(h, *choose(h, rule)).sqnr_db > 20
+
+
 def test_costs_are_those_of_quantizing() -> None:
     x = tailed()
     h = seen(x)

@@ -22,6 +22,7 @@ from agent.errors import ModelError
 RULES = ("minmax", "percentile", "mse", "entropy")
 DEFAULT_RULE = "mse"
 PERCENTILE = 99.99
+MOST_LOST = 0.01  # the share of values that the entropy rule may leave beyond its range
 LEAST_SCALE = 2.0**-16
 _HALF = 4096  # bins on either side of zero: 8 to 16 for each of the 256 values, as TensorRT has
 _PARTS = np.linspace(1, 0, 64, endpoint=False)  # of an extreme
@@ -216,10 +217,11 @@ def _divergence(h: Histogram, x: np.ndarray, counts: np.ndarray, scale: np.float
     TensorRT has it for |x| and 128 values. Here, the bins of the range go to the nearest of its 256 values; the
     reference P counts what lies beyond in the outermost bins; Q spreads what each value got evenly over its bins that
     are not empty, without what lies beyond. Zeros are left out: they would only ask for a fine step around them.
+    A histogram of few values would be matched best by a range that holds one of them: a hundredth may be lost at most.
     """
     q = np.rint(x / float(scale)).astype(np.int64) + zero_point
     inside = (q >= 0) & (q <= 255)
-    if not inside.any():
+    if counts[~inside].sum() > MOST_LOST * counts.sum():
         return math.inf
     sliced, level = counts[inside].astype(np.float64), q[inside]
     reference = sliced.copy()
