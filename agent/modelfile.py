@@ -124,8 +124,8 @@ def _check_header(path: str | os.PathLike[str], limits: Limits) -> None:
         header = int.from_bytes(file.read(8), "little")
     if header > limits.header:
         raise ModelError(
-            f"{path}: as a safetensors file it would have a header of {header:,} bytes, the limit is {limits.header:,}; "
-            "is it a model file?"
+            f"{path}: as a safetensors file it would have a header of {header:,} bytes, the limit is "
+            f"{limits.header:,}; is it a model file?"
         )
 
 

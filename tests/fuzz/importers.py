@@ -77,7 +77,7 @@ class TfliteFile(_Source):
     name = "tflite"
 
     def collect(self) -> list[bytes]:
-        from tests.test_tflite import CASES
+        from tests.test_tflite_operators import CASES
 
         names = ("kws", "resnet8", "ad")
         files = [SHARED / f"mlperf_tiny_{name}_int8.tflite" for name in names]
