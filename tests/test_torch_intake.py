@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -380,6 +382,33 @@ def test_a_quantized_program_comes_from_a_file_and_a_pickle_does_not(tmp_path: P
     (tmp_path / "bad.pt2").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(ModelError, match="exported program"):
         read(tmp_path / "bad.pt2", Options())
+
+
+class Evil:
+    """What unpickling it does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_inside_a_program_runs_nothing(tmp_path: Path) -> None:
+    path, marker = tmp_path / "net.pt2", tmp_path / "it ran"
+    torch.export.save(torch.export.export(nn.Linear(3, 4), (torch.randn(1, 3),)), path)
+    evil = io.BytesIO()
+    torch.save({"x": Evil(marker)}, evil)
+    with zipfile.ZipFile(path) as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    inputs = [name for name in members if "sample_inputs" in name]
+    assert inputs
+    with zipfile.ZipFile(path, "w") as changed:
+        for name, data in members.items():
+            changed.writestr(name, evil.getvalue() if name in inputs else data)
+    with pytest.raises(ModelError):
+        read(path, Options())
+    assert not marker.exists()
 
 
 def test_a_function_must_be_there_and_return_a_module() -> None:

@@ -10,10 +10,14 @@ mode, which then takes pictures [1, 3, 224, 224]; or (module, example inputs); o
 from __future__ import annotations
 
 import importlib
+import pickle
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.export import ExportedProgram
@@ -60,12 +64,28 @@ def _load(path: Path) -> ExportedProgram:
     if path.suffix.lower() in (".pt", ".pth", ".pkl", ".bin", ".ckpt"):
         raise ModelError(f"{path}: {_PICKLE}")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _tensors_only():
             warnings.simplefilter("ignore")
             return torch.export.load(path)
     except Exception as e:  # torch's reader has no error of its own
         raise ModelError(f"{path}: torch can't read it as an exported program ({type(e).__name__}: {e}); write it with "
                          "torch.export.save") from e  # fmt: skip
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """torch.export.load unpickles whatever a program holds, which could run anything; here it gets tensors only."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("it holds a pickled object that is no tensor")
+
+    load = torch.load
+    with (
+        patch.object(torch, "load", lambda *args, **kwargs: load(*args, **(kwargs | {"weights_only": True}))),
+        patch.object(pickle, "loads", refuse),
+        patch.object(torch._C, "_pickle_load_obj", refuse),
+    ):
+        yield
 
 
 def _call(source: str) -> ExportedProgram:
