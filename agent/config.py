@@ -16,6 +16,7 @@ import msgspec
 
 from agent.errors import ConfigError
 from agent.mqtt.routes import Filter, check_template, meet, published
+from agent.validate import Limits as ModelLimits
 from agent.wire.limits import Limits
 
 _LONGEST_S = 86_400.0
@@ -109,6 +110,7 @@ class Config(_Table, frozen=True):
     model: list[ModelConfig] = []
     route: list[RouteConfig] = []
     limits: Limits = Limits()
+    model_limits: ModelLimits = ModelLimits()
     tuner: Tuner = Tuner()
     prefix: str = "int8d"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -175,6 +177,11 @@ def _check(config: Config) -> None:
         min(config.limits.max_payload_bytes, config.limits.max_pixels, config.limits.max_queued_bytes) > 0,
         "limits must be above zero",
     )
+    model_limits: dict[str, int] = msgspec.structs.asdict(config.model_limits)
+    require(min(model_limits.values()) > 0, "model_limits must be above zero")
+    for key in ("rank", "activations"):  # what the kernels can count
+        most = msgspec.structs.asdict(ModelLimits())[key]
+        require(model_limits[key] <= most, f"model_limits.{key} must be {most:,} at most")
     require(config.limits.max_cached_bytes >= 0, "limits.max_cached_bytes must be 0 or more")
     require(0 < config.tuner.budget_s <= _LONGEST_S, f"tuner.budget_s must lie in 0..{_LONGEST_S}")
     require(len(config.model) > 0, "no [[model]] is given; name at least one")

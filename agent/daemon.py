@@ -18,6 +18,7 @@ from agent.engine import load as load_engine
 from agent.engine.answers import default_folder
 from agent.errors import BackendError, ConfigError, Int8dError, ModelError
 from agent.logs import to_stdout
+from agent.modelfile import read
 from agent.mqtt.delivery import Delivery, Route
 from agent.mqtt.routes import Filter
 from agent.mqtt.session import Outgoing, Session
@@ -158,7 +159,8 @@ def _load_models(config: Config, notifier: Notifier) -> dict[str, Predictor]:
         if tuning is not None:  # many models may take longer than a service may take to start
             notifier.send(f"EXTEND_TIMEOUT_USEC={round((tuner.budget_s + _LOAD_S) * 1e6)}")
         try:
-            engine = load_engine(model.path, model.threads, model.backend, spin_us=config.spin_us, tuning=tuning)
+            contents = read(model.path, config.model_limits)
+            engine = load_engine(contents, model.threads, model.backend, spin_us=config.spin_us, tuning=tuning)
         except Int8dError as e:
             raise ModelError(f"model '{model.name}': {e}") from e
         predictors[model.name] = Predictor(engine, model.name, model.version, config.limits)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import msgspec
@@ -23,9 +23,9 @@ from agent.errors import ModelError
 Constants = Mapping[str, NDArray[np.generic]]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How large a model file and its graph may be; errors name the limit that they broke.
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How large a model file and its graph may be; errors name the limit that they broke. ``[model_limits]`` of
+    int8d.toml.
 
     The last three bound what the model takes once it runs; see ``agent.demand.Demand``.
     """

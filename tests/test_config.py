@@ -111,3 +111,11 @@ def test_filters_meet_where_a_topic_matches_both(a: str, b: str, expected: bool)
 
 def test_what_a_template_can_make() -> None:
     assert published("p/{1}/x{2}", Filter("+/a/#")) == ["p", "+", "+", "#"]
+
+
+def test_a_model_may_be_bounded(tmp_path: Path) -> None:
+    text = SMALLEST + "[model_limits]\nweights = 1000\n"
+    assert _load(tmp_path, text).model_limits.weights == 1000
+    for bad in ("rank = 9", "nodes = 0", "activations = 2147483648", "bytes = 1"):
+        with pytest.raises(ConfigError, match=bad.split()[0]):
+            _load(tmp_path, SMALLEST + f"[model_limits]\n{bad}\n")
