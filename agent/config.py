@@ -178,7 +178,8 @@ def _check(config: Config) -> None:
         "limits must be above zero",
     )
     model_limits: dict[str, int] = msgspec.structs.asdict(config.model_limits)
-    require(min(model_limits.values()) > 0, "model_limits must be above zero")
+    for key, value in model_limits.items():
+        require(value > 0, f"model_limits.{key} must be above zero")
     for key in ("rank", "activations"):  # what the kernels can count
         most = msgspec.structs.asdict(ModelLimits())[key]
         require(model_limits[key] <= most, f"model_limits.{key} must be {most:,} at most")

@@ -103,8 +103,8 @@ def section(rows: Sequence[Row]) -> Iterator[str]:
         f"compared with the float module on {PROBES} others. *operators* and *MACs* are native of all; *SQNR* is the",
         "output's (of several, in their order); *top-1* the share of equal answers (of a map, by pixel; of ssdlite, by",
         f"box); *p50* that of one thread, with {native.resolve_isa('auto')}, untuned. Seeded weights spread their",
-        "answers thinly, so that top-1 says less than SQNR; and they magnify what a layer rounds in all that follow, so",
-        "that SQNR falls with depth.",
+        "answers thinly, so that top-1 says less than SQNR; and they magnify what a layer rounds in all that follow,",
+        "so that SQNR falls with depth.",
     )
     yield ""
     cells = [
