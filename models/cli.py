@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 
 from agent.errors import Int8dError
@@ -30,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         if name == chosen:
             importlib.import_module(f"models.commands.{module}").add_arguments(sub)
     args = parser.parse_args(arguments)
+    # torchao's GPU libraries that do not load, and its deprecations, say nothing of the model at hand.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         status: int = importlib.import_module(f"models.commands.{COMMANDS[args.command][0]}").run(args)
         return status

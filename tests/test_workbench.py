@@ -11,8 +11,8 @@ from agent import graph as g
 from agent import load
 from agent.modelfile import Header, assemble, read
 from models.compress.quantize import quantize
+from models.intake.aten.weights import bias_and_multiplier
 from models.intake.torch_export import to_graph
-from models.intake.weights import bias_and_multiplier
 from models.zoo import digits
 from tests.agent_process import DIGITS
 

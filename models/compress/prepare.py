@@ -15,7 +15,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from models.intake.operators import CONVOLUTIONS, TRANSPOSED, argument, aten, functional, is_move, shape_of
+from models.intake.aten.operators import CONVOLUTIONS, TRANSPOSED, argument, aten, functional, is_move, shape_of
 
 # What these give depends on their tensor's shape and dtype only.
 _LIKE = {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default,

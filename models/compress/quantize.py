@@ -27,7 +27,7 @@ from torchao.quantization.pt2e.quantizer import (
 from models.compress import ranges
 from models.compress.observers import RuleObserver, observed
 from models.compress.prepare import prepare
-from models.intake.operators import (
+from models.intake.aten.operators import (
     AVERAGES,
     CLAMPS,
     CONCATS,

@@ -20,10 +20,10 @@ from torch.fx import GraphModule, Node
 
 from agent import graph as g
 from agent.errors import ModelError
-from models.intake import moves, pointwise, products, rows, windows  # noqa: F401  (they register their handlers)
-from models.intake.fallback import dtype_of, emit, refuse_what_has_no_form
-from models.intake.layouts import NHWC, Value, identity
-from models.intake.operators import (
+from models.intake.aten import moves, pointwise, products, rows, windows  # noqa: F401  (they register their handlers)
+from models.intake.aten.fallback import dtype_of, emit, refuse_what_has_no_form
+from models.intake.aten.layouts import NHWC, Value, identity
+from models.intake.aten.operators import (
     CLAMPS,
     DEQUANTIZE,
     MATMULS,
@@ -39,9 +39,9 @@ from models.intake.operators import (
     is_move,
     shape_of,
 )
-from models.intake.pointwise import table
-from models.intake.simplify import rename, simplify
-from models.intake.walk import DTYPES, HANDLERS, MOVERS, Walk, Want, moved, mover, quantization
+from models.intake.aten.pointwise import table
+from models.intake.aten.simplify import rename, simplify
+from models.intake.aten.walk import DTYPES, HANDLERS, MOVERS, Walk, Want, moved, mover, quantization
 
 
 def to_graph(

@@ -25,8 +25,8 @@ from torch.export import ExportedProgram
 from agent.errors import ModelError
 from models.compress.prepare import functional_module
 from models.compress.quantize import quantize_program
+from models.intake.aten.operators import QUANTIZE
 from models.intake.calibration import samples, usual_pixels
-from models.intake.operators import QUANTIZE
 from models.intake.source import Imported, Options
 from models.intake.torch_export import to_graph
 

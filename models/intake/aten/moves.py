@@ -9,8 +9,8 @@ from itertools import accumulate
 from torch.fx import Node
 
 from agent.arithmetic import QUANTIZED, container_range
-from models.intake.layouts import Value
-from models.intake.operators import (
+from models.intake.aten.layouts import Value
+from models.intake.aten.operators import (
     IDENTITIES,
     PADS,
     PERMUTES,
@@ -22,7 +22,7 @@ from models.intake.operators import (
     shape_of,
     shapes_of,
 )
-from models.intake.walk import Walk, moves
+from models.intake.aten.walk import Walk, moves
 
 
 @moves(IDENTITIES)

@@ -10,11 +10,11 @@ import numpy as np
 from torch.fx import Node
 
 from agent import graph as g
+from models.intake.aten.layouts import NHWC, Value, axes_of
+from models.intake.aten.operators import MAX_POOLS, MEANS, RESIZES, argument, aten
+from models.intake.aten.products import pair
+from models.intake.aten.walk import Walk, Want, handles
 from models.intake.builder import resize_table
-from models.intake.layouts import NHWC, Value, axes_of
-from models.intake.operators import MAX_POOLS, MEANS, RESIZES, argument, aten
-from models.intake.products import pair
-from models.intake.walk import Walk, Want, handles
 
 LARGEST_WINDOW = 4096
 

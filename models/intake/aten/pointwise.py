@@ -11,9 +11,9 @@ import torch
 from torch.fx import Node
 
 from agent import graph as g
-from models.intake.layouts import Value
-from models.intake.operators import CONCATS, POINTWISE, PRODUCTS, SUMS, argument, aten, functional, shape_of
-from models.intake.walk import Walk, Want, handles
+from models.intake.aten.layouts import Value
+from models.intake.aten.operators import CONCATS, POINTWISE, PRODUCTS, SUMS, argument, aten, functional, shape_of
+from models.intake.aten.walk import Walk, Want, handles
 
 
 def one_leaf(walk: Walk, node: Node) -> tuple[Node, Value] | None:

@@ -8,10 +8,10 @@ import numpy as np
 from torch.fx import Node
 
 from agent import graph as g
-from models.intake.layouts import Value, identity
-from models.intake.operators import SOFTMAX, argument, aten
-from models.intake.products import last
-from models.intake.walk import Walk, Want, handles
+from models.intake.aten.layouts import Value, identity
+from models.intake.aten.operators import SOFTMAX, argument, aten
+from models.intake.aten.products import last
+from models.intake.aten.walk import Walk, Want, handles
 
 
 @handles(SOFTMAX)

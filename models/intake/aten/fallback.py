@@ -18,9 +18,9 @@ from torch.fx import GraphModule, Node
 
 from agent import graph as g
 from agent.errors import ModelError
-from models.intake.layouts import Value, identity
-from models.intake.operators import aten, dtypes_of, functional, shapes_of
-from models.intake.walk import Walk
+from models.intake.aten.layouts import Value, identity
+from models.intake.aten.operators import aten, dtypes_of, functional, shapes_of
+from models.intake.aten.walk import Walk
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)

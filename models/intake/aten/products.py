@@ -9,10 +9,10 @@ import numpy as np
 from torch.fx import Node
 
 from agent import graph as g
-from models.intake.layouts import Value, identity
-from models.intake.operators import CONVOLUTIONS, LINEAR, MATMULS, TRANSPOSED, argument
-from models.intake.walk import Walk, Want, handles
-from models.intake.weights import Weight, bias_and_multiplier
+from models.intake.aten.layouts import Value, identity
+from models.intake.aten.operators import CONVOLUTIONS, LINEAR, MATMULS, TRANSPOSED, argument
+from models.intake.aten.walk import Walk, Want, handles
+from models.intake.aten.weights import Weight, bias_and_multiplier
 
 
 def pair(value: Any) -> tuple[int, int]:

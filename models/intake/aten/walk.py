@@ -18,10 +18,10 @@ from torch.fx import GraphModule, Node
 from agent import graph as g
 from agent.arithmetic import container_range
 from agent.errors import ModelError
+from models.intake.aten.layouts import NHWC, Layouts, Value
+from models.intake.aten.operators import DEQUANTIZE, DEQUANTIZE_CHANNEL, PERMUTES, QUANTIZE, dims_of, is_move
+from models.intake.aten.weights import Weight
 from models.intake.builder import GraphBuilder
-from models.intake.layouts import NHWC, Layouts, Value
-from models.intake.operators import DEQUANTIZE, DEQUANTIZE_CHANNEL, PERMUTES, QUANTIZE, dims_of, is_move
-from models.intake.weights import Weight
 
 DTYPES: dict[torch.dtype, g.Dtype] = {torch.uint8: "u8", torch.int8: "s8"}
 
