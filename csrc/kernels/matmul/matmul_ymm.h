@@ -2,8 +2,8 @@
 //
 // Registers: 12 accumulators, 2 vectors of b, 1 broadcast, and what `Dot` needs. A step takes 4 bytes of a row of a,
 // or, for AVX2, 2 words: both operands are widened then and have their zero points taken off, so that no pair of
-// products saturates and no sums are needed. The rows of a call are cut evenly. `Dot` adds in assembly: with intrinsics,
-// g++ 12 stores sums at every step.
+// products saturates and no sums are needed. The rows of a call are cut evenly. `Dot` adds in assembly: with
+// intrinsics, g++ 12 stores sums at every step.
 #pragma once
 #include <algorithm>
 #include <array>
