@@ -27,9 +27,10 @@ Sums sums(const uint8_t* in, size_t n) {
   size_t i = 0;
   for (; i + 64 <= n; i += 64) add(_mm512_loadu_si512(in + i));
   if (i < n) add(_mm512_maskz_loadu_epi8(first(n - i), in + i));
-  // All squares together stay below 2^32.
-  return {static_cast<uint64_t>(_mm512_reduce_add_epi64(sum)),
-          static_cast<uint32_t>(_mm512_reduce_add_epi32(_mm512_add_epi32(even, odd)))};
+  // All squares together stay below 2^32, but not below 2^31: they are added up as unsigned ones, in 64 bits.
+  const __m512i squares = _mm512_add_epi32(even, odd), half = _mm512_set1_epi64(0xffffffff);
+  const __m512i wide = _mm512_add_epi64(_mm512_and_si512(squares, half), _mm512_srli_epi64(squares, 32));
+  return {static_cast<uint64_t>(_mm512_reduce_add_epi64(sum)), static_cast<uint64_t>(_mm512_reduce_add_epi64(wide))};
 }
 
 }  // namespace
