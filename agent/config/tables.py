@@ -1,0 +1,117 @@
+"""int8d.toml: every setting, its type and its default.
+
+The structs below are the reference: a table of the file each, with the defaults. Unknown keys are errors. Paths are
+relative to the folder that int8d is started in.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from agent.validate import Limits as ModelLimits
+from agent.wire.limits import Limits
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Tls(Table, frozen=True):
+    """``[broker.tls]``. ca: PEM file of the authority (default: the system's); cert, key: this device's own, PEM."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
+class Broker(Table, frozen=True):
+    """``[broker]``. Where the broker is, and how to talk to it.
+
+    protocol: ``auto`` is MQTT 5, and 3.1.1 where the broker refuses it. client_id: default ``int8d-<device>``; it names
+    the session, so it must stay the same over restarts. session_expiry_s: how long the broker keeps what arrives while
+    the agent is away. receive_maximum: how many unacknowledged inputs the broker may have under way here; it is the
+    back-pressure that keeps the rest in the broker. password_file: a file that holds the password alone.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    client_id: str = ""
+    username: str | None = None
+    password: str | None = None
+    password_file: str | None = None
+    tls: Tls | None = None
+    keepalive_s: int = 30
+    session_expiry_s: int = 86_400
+    receive_maximum: int = 32
+    connect_timeout_s: float = 5.0
+    reconnect_min_s: float = 0.5
+    reconnect_max_s: float = 30.0
+
+
+class ModelConfig(Table, frozen=True):
+    """``[[model]]``. A model file under a name; version: default, the file's own."""
+
+    name: str
+    path: str
+    version: str = ""
+    threads: int = 1
+    backend: Literal["auto", "native", "torch"] = "auto"
+
+
+class RouteConfig(Table, frozen=True):
+    """``[[route]]``. Messages on a topic filter go to a model, replies to a topic.
+
+    A topic belongs to one route: filters that share topics are errors, and so is a ``publish`` that some route would
+    take in again. publish: ``{1}``, ``{2}`` … stand for what the filter's wildcards matched; used where a message
+    brings no Response Topic of its own. overload: what happens past max_queue waiting messages; ``latest_per_source``
+    keeps only the newest message of each topic. share: the group of a shared subscription. content_type: for messages
+    that name none.
+    """
+
+    subscribe: str
+    model: str
+    publish: str
+    qos: Literal[0, 1] = 1
+    deadline_ms: int | None = None
+    overload: Literal["reject", "drop_oldest", "latest_per_source"] = "reject"
+    max_queue: int = 1000
+    share: str | None = None
+    content_type: str | None = None
+
+
+class Tuner(Table, frozen=True):
+    """``[tuner]``. Whether each model's kernels are chosen by timing them here, once, when it is first loaded.
+
+    budget_s: for a model, at most. folder: where the answers are remembered; default ``tuner`` in the state folder that
+    systemd gives, else ``int8d/tuner`` in ``$XDG_STATE_HOME`` or ``~/.local/state``.
+    """
+
+    enabled: bool = True
+    budget_s: float = 3.0
+    folder: str = ""
+
+
+class Config(Table, frozen=True):
+    """The whole file. ``device`` names this box in its topics, below ``prefix``."""
+
+    device: str
+    broker: Broker = Broker()
+    model: list[ModelConfig] = []
+    route: list[RouteConfig] = []
+    limits: Limits = Limits()
+    model_limits: ModelLimits = ModelLimits()
+    tuner: Tuner = Tuner()
+    prefix: str = "int8d"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    stats_interval_s: float = 5.0
+    drain_timeout_s: float = 30.0
+    reply_cache: int = 256  # replies kept, to answer a repeated request without computing it again
+    spin_us: int = 50  # how long a worker thread of an engine spins before it sleeps
+
+    @property
+    def base(self) -> str:
+        """The topic that all of this device's own topics lie below."""
+        return f"{self.prefix}/{self.device}"
