@@ -6,10 +6,13 @@ keeps the connection; the main thread publishes statistics, feeds the watchdog a
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 from agent import __version__
 from agent.config import Config, load
@@ -17,6 +20,7 @@ from agent.engine import Tuning
 from agent.engine import load as load_engine
 from agent.engine.answers import default_folder
 from agent.errors import BackendError, ConfigError, Int8dError, ModelError
+from agent.files import state_folder
 from agent.logs import to_stdout
 from agent.modelfile import read
 from agent.mqtt.delivery import Delivery, Route
@@ -24,8 +28,10 @@ from agent.mqtt.routes import Filter
 from agent.mqtt.session import Outgoing, Session
 from agent.notify import Notifier
 from agent.predict import Predictor, request_id_of
-from agent.serving.admission import Admission, Lane
+from agent.serving.admission import Admission
+from agent.serving.lane import Lane
 from agent.serving.request import Request
+from agent.serving.strikes import Strikes
 from agent.serving.worker import Worker
 from agent.telemetry.stats import Stats
 from agent.wire import oip
@@ -33,6 +39,7 @@ from agent.wire import oip
 log = logging.getLogger(__name__)
 _LOAD_S = 60  # more than a model takes to load, the tuner apart
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: systemd must not start it again
+EXIT_HUNG = 70  # EX_SOFTWARE
 
 
 def main(path: str) -> int:
@@ -66,7 +73,14 @@ class Daemon:
             },
         })  # fmt: skip
         self._admission = Admission(self._refuse, config.limits.max_queued_bytes)
-        self._worker = Worker(self._predictors, self._admission, self._refuse)
+        self.state = Path(config.state_folder or state_folder()) / config.device
+        self._strikes = Strikes(
+            self.state,
+            most=config.containment.max_strikes,
+            sync=config.containment.sync,
+            release=f"{__version__} {' '.join(f'{p.name}={p.version}' for p in self._predictors.values())}",
+        )
+        self._worker = Worker(self._predictors, self._admission, self._refuse, self._strikes)
         routes = _routes(config)
         self._delivery = Delivery(
             routes, self._admission, self._stats, self._refuse, config.reply_cache, config.limits.max_cached_bytes
@@ -89,10 +103,13 @@ class Daemon:
         log.info("serving %s", ", ".join(self._predictors))
         interval = self._config.stats_interval_s
         watchdog = self._notifier.watchdog_s
-        tick = min(interval, watchdog / 3) if watchdog else interval
+        hung_s = self._config.containment.hang_timeout_s
+        tick = min(interval, hung_s / 4, watchdog / 3 if watchdog else interval)
         next_stats = time.monotonic()
         while not stop.is_set():
             # Fed by progress, not by this thread being awake: a hung kernel must not look alive.
+            if self._worker.stuck_for() > hung_s:
+                self._give_up(hung_s)
             if watchdog and self._worker.stuck_for() < watchdog / 2:
                 self._notifier.send("WATCHDOG=1")
             if time.monotonic() >= next_stats:
@@ -100,6 +117,14 @@ class Daemon:
                 self._publish_stats()
             stop.wait(min(tick, max(0.01, next_stats - time.monotonic())))
         self._drain()
+
+    def _give_up(self, after_s: float) -> None:
+        """A hung kernel or decoder can't be ended alone. The next process gets what was not answered again, and knows
+        by the strike which input it was.
+        """
+        log.critical("a request computes for more than %g s (containment.hang_timeout_s): the process ends", after_s)
+        faulthandler.dump_traceback()
+        os._exit(EXIT_HUNG)
 
     def _drain(self) -> None:
         log.info("draining: %d requests wait", len(self._admission))
@@ -124,6 +149,7 @@ class Daemon:
             told.wait(min(5.0, left() + 1))
         self._session.stop()
         self._admission.close()
+        self._strikes.close()
         log.info("stopped")
 
     def _announce(self) -> None:
@@ -144,11 +170,23 @@ class Daemon:
         return f"{self._config.base}/v2/models/{model}/ready"
 
     def _refuse(self, request: Request, code: str, message: str) -> None:
+        if not request.settle():
+            return
+        request.refusal = code
         self._stats.refused(code)
-        request.refused = True
         log.info("refused a message on '%s': %s: %s", request.source, code, message)
+        if code == "poisoned":
+            self._put_aside(request, message)
         request_id = request.id if request.id is not None else request_id_of(request.payload)
         request.answer(oip.error(code, message, request_id), "application/json", request)
+
+    def _put_aside(self, request: Request, message: str) -> None:
+        """The input itself to the dead-letter topic, before the sender is told."""
+        about = (("reason", message), ("source_topic", request.source), ("model", request.model),
+                 ("strikes", str(self._strikes.count(request.digest))))  # fmt: skip
+        self._session.publish(
+            Outgoing(f"{self._config.base}/dead-letter", request.payload, content_type=request.content_type, user=about)
+        )
 
 
 def _load_models(config: Config, notifier: Notifier) -> dict[str, Predictor]:
@@ -171,8 +209,8 @@ def _routes(config: Config) -> list[Route]:
     """The file's routes, then the device's own topics of the Open Inference Protocol."""
     routes = [
         Route(
-            Filter(r.subscribe), r.model, r.publish, Lane(r.subscribe, r.max_queue, r.overload), r.qos, r.deadline_ms,
-            r.content_type,
+            Filter(r.subscribe), r.model, r.publish, Lane(r.subscribe, r.max_queue, r.overload, r.priority), r.qos,
+            r.deadline_ms, r.content_type,
         )
         for r in config.route
     ]  # fmt: skip

@@ -1,4 +1,6 @@
-"""State on disk: the one helper that writes it, so that a reader sees the old file or the new one, whole."""
+"""State on disk: where it lies, and the one helper that writes it, so that a reader sees the old file or the new one,
+whole.
+"""
 
 from __future__ import annotations
 
@@ -26,3 +28,12 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, mode: int = 0o64
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def state_folder() -> Path:
+    """The folder for state that systemd gives, else the user's own; not made yet."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    user = os.environ.get("XDG_STATE_HOME", "")
+    return Path(user or os.path.expanduser("~/.local/state")) / "int8d"

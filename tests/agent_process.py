@@ -29,7 +29,8 @@ class Agent:
                  model: Path = DIGITS) -> None:  # fmt: skip
         self.config = folder / "int8d.toml"
         self.config.write_text(
-            f'device = "box1"\nstats_interval_s = 0.2\n{top}\n[broker]\nport = {port}\nreconnect_min_s = 0.05\n'
+            f'device = "box1"\nstats_interval_s = 0.2\nstate_folder = "{folder}/state"\n{top}\n'
+            f"[broker]\nport = {port}\nreconnect_min_s = 0.05\n"
             f'reconnect_max_s = 0.2\n{broker}\n[[model]]\nname = "digits"\npath = "{model}"\n{rest}'
         )
         self._log = folder / "agent.log"

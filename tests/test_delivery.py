@@ -10,7 +10,8 @@ import pytest
 from agent.mqtt.delivery import Delivery, Route
 from agent.mqtt.routes import Filter
 from agent.mqtt.session import Incoming, Outgoing
-from agent.serving.admission import Admission, Lane
+from agent.serving.admission import Admission
+from agent.serving.lane import Lane
 from agent.serving.request import Request
 from agent.telemetry.stats import Stats
 from agent.wire import oip
@@ -40,7 +41,9 @@ class House:
         self._mid = 0
 
     def refuse(self, request: Request, code: str, message: str) -> None:
-        request.refused = True
+        if not request.settle():
+            return
+        request.refusal = code
         request.answer(oip.error(code, message), "application/json", request)
 
     def arrive(self, payload: bytes, correlation: bytes | None = None, mid: int | None = None, qos: int = 1,
@@ -55,7 +58,7 @@ class House:
         request = self.admission.take(0)
         if request is None:
             return None
-        request.answer(reply, "application/json", request)
+        request.reply(reply, "application/json")
         return request.payload
 
     def confirm(self, reason: str | None = None) -> Outgoing:

@@ -10,7 +10,8 @@ import pytest
 
 from agent.errors import ConfigError
 from agent.mqtt.routes import Filter, can_publish, check_template, fill
-from agent.serving.admission import Admission, Lane
+from agent.serving.admission import Admission
+from agent.serving.lane import Lane
 from agent.serving.request import Request
 from agent.telemetry.histogram import Histogram
 

@@ -10,6 +10,7 @@ import msgspec
 from agent.config.tables import Config
 from agent.errors import ConfigError
 from agent.mqtt.routes import Filter, check_template, meet, published
+from agent.serving.lane import MAX_PRIORITY
 from agent.validate import Limits as ModelLimits
 
 _LONGEST_S = 86_400.0
@@ -56,6 +57,9 @@ def check(config: Config) -> None:
         require(model_limits[key] <= most, f"model_limits.{key} must be {most:,} at most")
     require(config.limits.max_cached_bytes >= 0, "limits.max_cached_bytes must be 0 or more")
     require(0 < config.tuner.budget_s <= _LONGEST_S, f"tuner.budget_s must lie in 0..{_LONGEST_S}")
+    contain = config.containment
+    require(1 <= contain.max_strikes <= 100, "containment.max_strikes must lie in 1..100")
+    require(0 < contain.hang_timeout_s <= _LONGEST_S, f"containment.hang_timeout_s must lie in 0..{_LONGEST_S}")
     require(len(config.model) > 0, "no [[model]] is given; name at least one")
     names = [m.name for m in config.model]
     require(len(set(names)) == len(names), "two models have the same name")
@@ -68,6 +72,7 @@ def check(config: Config) -> None:
         require(route.model in names, f"{where}: no model '{route.model}'; there are: {', '.join(names)}")
         require(route.max_queue > 0, f"{where}: max_queue must be above zero")
         require(route.deadline_ms is None or route.deadline_ms > 0, f"{where}: deadline_ms must be above zero")
+        require(0 <= route.priority <= MAX_PRIORITY, f"{where}: priority must lie in 0..{MAX_PRIORITY}")
         require(route.share is None or bool(re.fullmatch(r"[^/+#]+", route.share)), f"{where}: share is not a name")
         require(not route.subscribe.startswith("$share/"), f'{where}: leave out $share/…/ and set share = "group"')
         check_template(route.publish, Filter(route.subscribe).wildcards, where)

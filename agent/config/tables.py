@@ -66,7 +66,9 @@ class RouteConfig(Table, frozen=True):
 
     A topic belongs to one route: filters that share topics are errors, and so is a ``publish`` that some route would
     take in again. publish: ``{1}``, ``{2}`` … stand for what the filter's wildcards matched; used where a message
-    brings no Response Topic of its own. overload: what happens past max_queue waiting messages; ``latest_per_source``
+    brings no Response Topic of its own. deadline_ms: from the arrival here; a request's own ``timeout`` and the
+    message's expiry count too, and the soonest holds. priority: 0..9, of requests that bring none; the higher is served
+    sooner. overload: what happens past max_queue waiting messages; ``latest_per_source``
     keeps only the newest message of each topic. share: the group of a shared subscription. content_type: for messages
     that name none.
     """
@@ -76,6 +78,7 @@ class RouteConfig(Table, frozen=True):
     publish: str
     qos: Literal[0, 1] = 1
     deadline_ms: int | None = None
+    priority: int = 0
     overload: Literal["reject", "drop_oldest", "latest_per_source"] = "reject"
     max_queue: int = 1000
     share: str | None = None
@@ -94,8 +97,26 @@ class Tuner(Table, frozen=True):
     folder: str = ""
 
 
+class Containment(Table, frozen=True):
+    """``[containment]``. What a message may do to the daemon.
+
+    max_strikes: an input under work at so many deaths of the process is not touched again, but goes to the dead-letter
+    topic. hang_timeout_s: a request that computes for longer ends the process, so that whoever supervises it starts it
+    again; keep it below the unit's WatchdogSec, which acts where even this can't. sync: force each strike to the disk,
+    for inputs that take the whole machine down; costs a write of the disk for each message.
+    """
+
+    max_strikes: int = 2
+    hang_timeout_s: float = 20.0
+    sync: bool = False
+
+
 class Config(Table, frozen=True):
-    """The whole file. ``device`` names this box in its topics, below ``prefix``."""
+    """The whole file. ``device`` names this box in its topics, below ``prefix``.
+
+    state_folder: what must survive a restart; default: what systemd gives, else ``int8d`` in ``$XDG_STATE_HOME`` or
+    ``~/.local/state``. A folder named after the device lies in it.
+    """
 
     device: str
     broker: Broker = Broker()
@@ -104,6 +125,8 @@ class Config(Table, frozen=True):
     limits: Limits = Limits()
     model_limits: ModelLimits = ModelLimits()
     tuner: Tuner = Tuner()
+    containment: Containment = Containment()
+    state_folder: str = ""
     prefix: str = "int8d"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stats_interval_s: float = 5.0

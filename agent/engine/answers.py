@@ -19,7 +19,7 @@ import numpy as np
 
 from agent.engine import native
 from agent.engine.tuner import Answer
-from agent.files import write_atomically
+from agent.files import state_folder, write_atomically
 from agent.modelfile import Model
 
 _MOST_BYTES = 4 << 20
@@ -94,12 +94,8 @@ class Tuning:
 
 
 def default_folder() -> Path:
-    """The state folder that systemd gives, else the user's."""
-    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    if given:
-        return Path(given) / "tuner"
-    user = os.environ.get("XDG_STATE_HOME")
-    return Path(user or os.path.expanduser("~/.local/state")) / "int8d" / "tuner"
+    """In the state folder."""
+    return state_folder() / "tuner"
 
 
 def key_of(model: Model, isa: str, threads: int) -> Key:

@@ -18,7 +18,8 @@ from hashlib import blake2b
 
 from agent.mqtt.routes import Filter, can_publish, fill
 from agent.mqtt.session import Incoming, Outgoing, Session
-from agent.serving.admission import Admission, Lane
+from agent.serving.admission import Admission
+from agent.serving.lane import Lane
 from agent.serving.request import Request
 from agent.telemetry.stats import Stats
 
@@ -127,13 +128,14 @@ class Delivery:
     ) -> None:
         assert self._session is not None
         # Who was refused may try again; what came at QoS 0 is never repeated.
-        if request is not None and not request.refused and (message.qos or message.correlation is not None):
+        if request is not None and not request.refusal and (message.qos or message.correlation is not None):
             self._cache.put(key, reply)
 
         def confirmed(reason: str | None) -> None:
-            if reason is not None and request is not None and not request.refused:
+            if reason is not None and request is not None and not request.refusal:
                 # Perhaps it takes a short error in place of the reply, so that the sender need not wait in vain.
                 self._cache.drop(key)
+                request.reopen()
                 self._refuse(request, "undeliverable", f"the broker does not take the reply: {reason}")
                 return
             waiting = self._pending.pop(key, [])
@@ -141,7 +143,7 @@ class Delivery:
                 # The broker will not take it however often it is tried; keeping the input would only block the rest.
                 log.error("the broker refuses the reply on '%s': %s", topic, reason)
                 self._stats.count("publish_failed")
-            elif request is not None and not request.refused:
+            elif request is not None and not request.refusal:
                 request.ledger.stamp("publish")
                 self._stats.answered(request.model, request.ledger)
             self._done(waiting)

@@ -1,137 +1,186 @@
-"""The bounded queue in front of a worker: overload policies, deadlines, and no refusal without an answer."""
+"""The bounded queue in front of the workers: overload policies, priorities, and no refusal without an answer."""
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import threading
-import time
-import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
+from agent.serving.deadlines import Deadlines
+from agent.serving.lane import Lane
 from agent.serving.request import Request
 
-Overload = Literal["reject", "drop_oldest", "latest_per_source"]
 
+class _Line:
+    """What waits in one lane at one priority, oldest first. Withdrawn requests stay until they reach the front, or
+    until they are more than half of all.
+    """
 
-@dataclass(frozen=True)
-class Lane:
-    """One route's share of the queue: at most ``max_queue`` requests wait, past that ``overload`` decides."""
+    def __init__(self, priority: int, lane: Lane) -> None:
+        self.priority, self.lane = priority, lane
+        self.requests: deque[tuple[int, Request]] = deque()
+        self.live = 0
 
-    name: str
-    max_queue: int = 1000
-    overload: Overload = "reject"
+    def head(self) -> int:
+        """The ticket of the oldest that waits; the line must not be empty."""
+        requests = self.requests
+        while not requests[0][1].lane:
+            requests.popleft()
+        return requests[0][0]
+
+    def tidy(self) -> None:
+        if len(self.requests) > 2 * self.live + 64:
+            self.requests = deque(entry for entry in self.requests if entry[1].lane)
 
 
 class Admission:
-    """Requests in order of arrival. ``refuse(request, code, message)`` is called, without the lock, for each refused.
+    """Requests by priority, then in order of arrival. ``refuse(request, code, message)`` is called, without the lock,
+    for each refused.
 
-    Codes: ``overloaded`` (rejected, or dropped as the oldest), ``superseded`` (a newer one of the same source came),
-    ``expired``. A timer watches deadlines, so that a request behind a long job is refused on time.
+    Codes: ``overloaded`` (rejected, or dropped as the oldest of the lowest priority), ``superseded`` (a newer one of
+    the same source came), ``expired``: a timer watches deadlines, so that a request behind a long job, or in one, is
+    answered on time.
     """
 
     def __init__(self, refuse: Callable[[Request, str, str], None], max_bytes: int = 64 * 1024 * 1024) -> None:
         self._refuse = refuse
         self._max_bytes, self._bytes = max_bytes, 0
-        self._queue: deque[tuple[Request, Lane]] = deque()
+        self._lines: dict[tuple[int, Lane], _Line] = {}
         self._waiting: dict[Lane, int] = {}
-        self._lock = threading.Condition()
-        # Weak, so that a long deadline does not keep the payload of a request that was answered long ago.
-        self._deadlines: list[tuple[int, int, weakref.ref[Request]]] = []
+        self._latest: dict[tuple[Lane, str], Request] = {}
+        self._count = 0
+        self._lock = threading.Lock()
+        self._some = threading.Condition(self._lock)
+        self._idle_takers = 0
         self._ticket = itertools.count()
         self._closed = False
-        self._timer_wake = threading.Condition()
-        self._timer = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
-        self._timer.start()
+        self._deadlines = Deadlines(self._expire)
 
     def put(self, request: Request, lane: Lane) -> None:
         """Queues a request, or refuses it or another one by the lane's policy. Never blocks."""
         refused: list[tuple[Request, str, str]] = []
         with self._lock:
             if lane.overload == "latest_per_source":
-                older = self._remove(lambda r, w: w is lane and r.source == request.source)
+                older = self._latest.get((lane, request.source))
                 if older is not None:
+                    self._leave(older)
                     refused.append((older, "superseded", f"a newer message came from '{request.source}'"))
             while (why := self._full(request, lane)) is not None:
-                oldest = self._remove(lambda r, w: w is lane) if lane.overload != "reject" else None
-                refused.append((oldest or request, "overloaded", why))
-                if oldest is None:
+                victim = self._victim(request, lane)
+                if victim is not None:
+                    self._leave(victim)
+                refused.append((victim or request, "overloaded", why))
+                if victim is None:
                     break
             else:
-                self._queue.append((request, lane))
-                self._waiting[lane] = self._waiting.get(lane, 0) + 1
-                self._bytes += len(request.payload)
-                self._lock.notify()
+                self._enter(request, lane)
+                if self._idle_takers:
+                    self._some.notify()
         if request.deadline is not None and not any(r is request for r, _, _ in refused):
-            with self._timer_wake:
-                heapq.heappush(self._deadlines, (request.deadline, next(self._ticket), weakref.ref(request)))
-                self._timer_wake.notify()
+            self._deadlines.watch(request)
         for r, code, why in refused:
             self._refuse(r, code, why)
 
     def take(self, timeout: float) -> Request | None:
-        """The oldest request; None after ``timeout`` seconds without one, or once closed and empty."""
+        """The next request; None after ``timeout`` seconds without one, or once closed and empty."""
         with self._lock:
-            if not self._queue and not self._closed:
-                self._lock.wait(timeout)
-            if not self._queue:
-                return None
-            request, lane = self._queue.popleft()
-            self._left(request, lane)
-            return request
+            if not self._count and not self._closed and timeout > 0:
+                self._idle_takers += 1
+                try:
+                    self._some.wait(timeout)
+                finally:
+                    self._idle_takers -= 1
+            return self._next(None)
+
+    def take_same(self, model: str) -> Request | None:
+        """The next request if it is for ``model``: what comes next anyway may be computed together."""
+        with self._lock:
+            return self._next(model)
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return self._count
 
     def close(self) -> None:
         """Ends the timer and wakes whoever waits; what is queued can still be taken."""
         with self._lock:
             self._closed = True
-            self._lock.notify_all()
-        with self._timer_wake:
-            self._timer_wake.notify_all()
-        self._timer.join()
+            self._some.notify_all()
+        self._deadlines.close()
 
-    def _remove(self, wanted: Callable[[Request, Lane], bool]) -> Request | None:
-        for i, (request, lane) in enumerate(self._queue):
-            if wanted(request, lane):
-                del self._queue[i]
-                self._left(request, lane)
-                return request
-        return None
+    # Under the lock
 
-    def _left(self, request: Request, lane: Lane) -> None:
+    def _next(self, model: str | None) -> Request | None:
+        if not self._count:
+            return None
+        if len(self._lines) == 1:
+            line = next(iter(self._lines.values()))
+            line.head()
+        else:
+            line = min(self._lines.values(), key=lambda x: (-x.priority, x.head()))
+        request = line.requests[0][1]
+        if model is not None and request.model != model:
+            return None
+        line.requests.popleft()
+        self._leave(request)
+        return request
+
+    def _enter(self, request: Request, lane: Lane) -> None:
+        key = (request.priority, lane)
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(request.priority, lane)
+        line.requests.append((next(self._ticket), request))
+        line.live += 1
+        request.lane = lane
+        self._count += 1
+        self._waiting[lane] = self._waiting.get(lane, 0) + 1
+        self._bytes += len(request.payload)
+        if lane.overload == "latest_per_source":
+            self._latest[lane, request.source] = request
+
+    def _leave(self, request: Request) -> None:
+        lane = request.lane
+        assert lane is not None
+        request.lane = None
+        self._count -= 1
         self._waiting[lane] -= 1
         self._bytes -= len(request.payload)
+        if lane.overload == "latest_per_source":
+            self._latest.pop((lane, request.source), None)
+        line = self._lines[request.priority, lane]
+        line.live -= 1
+        if line.live == 0:
+            del self._lines[request.priority, lane]
+        else:
+            line.tidy()
 
     def _full(self, request: Request, lane: Lane) -> str | None:
         """Why the queue can't take the request, if so."""
         if self._waiting.get(lane, 0) >= lane.max_queue:
             return f"{lane.max_queue} requests wait already (max_queue of '{lane.name}')"
-        if self._queue and self._bytes + len(request.payload) > self._max_bytes:
+        if self._count and self._bytes + len(request.payload) > self._max_bytes:
             return f"{self._bytes} bytes of requests wait already (limits.max_queued_bytes)"
         return None
 
-    def _watch_deadlines(self) -> None:
-        while True:
-            with self._timer_wake:
-                if self._closed:
-                    return
-                now = time.monotonic_ns()
-                if not self._deadlines:
-                    self._timer_wake.wait()
-                    continue
-                if self._deadlines[0][0] > now:
-                    self._timer_wake.wait((self._deadlines[0][0] - now) / 1e9)
-                    continue
-                late = heapq.heappop(self._deadlines)[2]()
-            if late is not None and self._withdraw(late):
-                self._refuse(late, "expired", "the deadline passed in stage 'queue'")
+    def _victim(self, request: Request, lane: Lane) -> Request | None:
+        """Who makes room: the oldest of the lane's lowest priority, if it is the lane's policy to drop, or if that
+        priority is below the newcomer's. None: the newcomer itself.
+        """
+        lines = [line for line in self._lines.values() if line.lane is lane]
+        if not lines:
+            return None
+        lowest = min(lines, key=lambda x: x.priority)
+        if lowest.priority > request.priority or (lowest.priority == request.priority and lane.overload == "reject"):
+            return None
+        lowest.head()
+        return lowest.requests[0][1]
 
-    def _withdraw(self, request: Request) -> bool:
-        """Takes a request out of the queue; whether it still waited."""
+    def _expire(self, request: Request) -> None:
+        """On the timer's thread: the deadline of a request that nobody has answered has passed."""
+        stage = request.ledger.stage
         with self._lock:
-            return self._remove(lambda r, w: r is request) is not None
+            if request.lane is not None:
+                self._leave(request)
+                stage = "queue"
+        self._refuse(request, "expired", f"the deadline passed in stage '{stage}'")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
+from agent.serving.lane import Lane
+
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output", "publish")
+_AFTER = dict(itertools.pairwise(STAGES))
 
 
-@dataclass
+@dataclass(slots=True)
 class Ledger:
     """When each stage of a request ended; times are ``time.monotonic_ns``.
 
@@ -30,6 +35,12 @@ class Ledger:
         self._last = now
 
     @property
+    def stage(self) -> str:
+        """The stage under way."""
+        stages = self.stages
+        return _AFTER.get(next(reversed(stages)), STAGES[-1]) if stages else STAGES[0]
+
+    @property
     def total_ns(self) -> int:
         """From receipt to the last stamp."""
         return (self._last or self.received) - self.received
@@ -43,10 +54,12 @@ class Ledger:
         return parameters
 
 
-@dataclass
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Request:
-    """One input on its way. ``answer(payload, content_type, request)`` takes the reply, from any thread: once, and
-    once more with an error where the first could not be sent.
+    """One input on its way. ``answer(payload, content_type, request)`` is called once, from any thread, by ``reply``.
+
+    digest names the input for the strikes: the same bytes for the same model have the same one. refusal: the code of
+    the error that its reply is, or None.
     """
 
     payload: bytes
@@ -56,9 +69,48 @@ class Request:
     id: str | None = None
     source: str = ""  # who sent it, for latest_per_source: the topic
     deadline: int | None = None  # time.monotonic_ns
+    priority: int = 0  # the higher, the sooner
+    digest: bytes = b""
     ledger: Ledger = field(default_factory=Ledger)
-    refused: bool = False  # its reply is an error
+    refusal: str | None = None
+    lane: Lane | None = None  # where it waits; kept by Admission
+    _open: list[None] = field(default_factory=lambda: [None])
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            self.digest = digest(self.payload, self.model, self.content_type)
+
+    def settle(self) -> bool:
+        """Whether the caller is the first to answer it, and so the one who may. Atomic."""
+        try:
+            self._open.pop()
+        except IndexError:
+            return False
+        return True
+
+    def reopen(self) -> None:
+        """Lets one more answer through, because the first could not be sent."""
+        self._open.append(None)
+
+    @property
+    def settled(self) -> bool:
+        """Whether somebody has answered it."""
+        return not self._open
+
+    def reply(self, payload: bytes, content_type: str) -> bool:
+        """Answers it, unless somebody has; whether it did."""
+        if not self.settle():
+            return False
+        self.answer(payload, content_type, self)
+        return True
 
     def expired(self) -> bool:
         """Whether the deadline has passed."""
         return self.deadline is not None and time.monotonic_ns() > self.deadline
+
+
+def digest(payload: bytes, model: str, content_type: str | None) -> bytes:
+    """16 bytes that name an input."""
+    h = blake2b(payload, digest_size=16)
+    h.update(f"\0{model}\0{content_type}".encode(errors="surrogatepass"))
+    return h.digest()

@@ -11,6 +11,7 @@ from typing import Protocol
 from agent.errors import InputError
 from agent.serving.admission import Admission
 from agent.serving.request import Ledger, Request
+from agent.serving.strikes import Strikes
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,13 @@ class Worker:
     """
 
     def __init__(
-        self, models: Mapping[str, Predicts], admission: Admission, refuse: Callable[[Request, str, str], None]
+        self,
+        models: Mapping[str, Predicts],
+        admission: Admission,
+        refuse: Callable[[Request, str, str], None],
+        strikes: Strikes,
     ) -> None:
-        self._models, self._admission, self._refuse = models, admission, refuse
+        self._models, self._admission, self._refuse, self._strikes = models, admission, refuse, strikes
         self._stop = threading.Event()
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
@@ -81,6 +86,11 @@ class Worker:
         if predictor is None:
             self._refuse(request, "unknown_model", f"no model '{request.model}'; there are: {', '.join(self._models)}")
             return
+        if self._strikes.out(request.digest):
+            count = self._strikes.count(request.digest)
+            self._refuse(request, "poisoned", f"the process died {count} times while it worked on this input")
+            return
+        self._strikes.begin(0, [request.digest])
         try:
             reply = predictor.predict(request.payload, request.content_type, request.ledger, request.id)
         except InputError as e:
@@ -90,6 +100,8 @@ class Worker:
             self._refuse(request, "internal", f"{type(e).__name__}: {e}")
         else:
             if request.expired():
-                self._refuse(request, "expired", "the deadline passed in stage 'compute'")
+                self._refuse(request, "expired", f"the deadline passed in stage '{request.ledger.stage}'")
             else:
-                request.answer(reply, "application/json", request)
+                request.reply(reply, "application/json")
+        finally:
+            self._strikes.end(0, [request.digest])
