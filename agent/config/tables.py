@@ -19,11 +19,14 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Tls(Table, frozen=True):
-    """``[broker.tls]``. ca: PEM file of the authority (default: the system's); cert, key: this device's own, PEM."""
+    """``[broker.tls]``. ca: PEM file of the authority (default: the system's); cert, key: this device's own, PEM;
+    min_version: the lowest version of TLS that is spoken.
+    """
 
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
+    min_version: Literal["1.2", "1.3"] = "1.2"
 
 
 class Broker(Table, frozen=True):

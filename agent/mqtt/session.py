@@ -24,21 +24,12 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from agent.mqtt import tls
+
 log = logging.getLogger(__name__)
 _V5, _V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 _STOP_TIMEOUT_S = 10.0
 _NOT_UNDERSTOOD = ("hung up", "no answer", "unsupported")
-
-
-class TlsFiles(Protocol):
-    """PEM files: the authority's, and this client's own."""
-
-    @property
-    def ca(self) -> str | None: ...
-    @property
-    def cert(self) -> str | None: ...
-    @property
-    def key(self) -> str | None: ...
 
 
 class Settings(Protocol):
@@ -57,7 +48,7 @@ class Settings(Protocol):
     @property
     def password_file(self) -> str | None: ...
     @property
-    def tls(self) -> TlsFiles | None: ...
+    def tls(self) -> tls.TlsFiles | None: ...
     @property
     def keepalive_s(self) -> int: ...
     @property
@@ -234,9 +225,7 @@ class Session:
         if settings.username is not None:
             client.username_pw_set(settings.username, password)
         if settings.tls is not None:
-            import ssl
-
-            client.tls_set(settings.tls.ca, settings.tls.cert, settings.tls.key, tls_version=ssl.PROTOCOL_TLS_CLIENT)
+            client.tls_set_context(tls.context(settings.tls))
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
         client.on_socket_open = self._on_socket_open
@@ -255,7 +244,7 @@ class Session:
             try:
                 self._connect()
             except (OSError, ValueError) as e:
-                self.refusal = str(e)
+                self.refusal = tls.explain(e) if isinstance(e, OSError) else str(e)
                 self._lost.set()
             else:
                 self.refusal = None
