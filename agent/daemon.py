@@ -24,8 +24,9 @@ from agent.files import state_folder
 from agent.logs import to_stdout
 from agent.modelfile import read
 from agent.mqtt.delivery import Delivery, Route
+from agent.mqtt.messages import Outgoing
 from agent.mqtt.routes import Filter
-from agent.mqtt.session import Outgoing, Session
+from agent.mqtt.session import Session
 from agent.notify import Notifier
 from agent.predict import Predictor, request_id_of
 from agent.serving.admission import Admission
@@ -39,6 +40,7 @@ from agent.wire import oip
 log = logging.getLogger(__name__)
 _LOAD_S = 60  # more than a model takes to load, the tuner apart
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: systemd must not start it again
+_PROPERTIES_BYTES = 256 * 1024  # of a packet beside its payload
 EXIT_HUNG = 70  # EX_SOFTWARE
 
 
@@ -83,7 +85,13 @@ class Daemon:
         self._worker = Worker(self._predictors, self._admission, self._refuse, self._strikes)
         routes = _routes(config)
         self._delivery = Delivery(
-            routes, self._admission, self._stats, self._refuse, config.reply_cache, config.limits.max_cached_bytes
+            routes,
+            self._admission,
+            self._stats,
+            self._refuse,
+            config.reply_cache,
+            config.limits.max_cached_bytes,
+            config.limits.max_payload_bytes,
         )
         self._session = Session(
             config.broker,
@@ -92,6 +100,7 @@ class Daemon:
             self._delivery.receive,
             self._announce,
             will=Outgoing(f"{config.base}/available", b"offline", 1, True),
+            most=config.limits.max_payload_bytes + _PROPERTIES_BYTES,
         )
         self._delivery.attach(self._session)
 

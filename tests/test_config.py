@@ -47,7 +47,7 @@ def test_the_smallest_config_works_and_the_rest_has_defaults(tmp_path: Path) -> 
 def test_the_sample_names_every_setting_with_its_default(tmp_path: Path) -> None:
     sample = (ROOT / "systemd" / "int8d.toml").read_text()
     shown = _load(tmp_path, sample)
-    optional = {"[broker.tls]", "username", "password_file", "ca", "cert", "key"}
+    optional = {"[broker.tls]", "min_version", "username", "password_file", "ca", "cert", "key"}
     optional |= {"deadline_ms", "share", "content_type"}
     lines = []
     for line in sample.splitlines():

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from agent.mqtt.delivery import Delivery, Route
+from agent.mqtt.messages import Incoming, Outgoing
 from agent.mqtt.routes import Filter
-from agent.mqtt.session import Incoming, Outgoing
 from agent.serving.admission import Admission
 from agent.serving.lane import Lane
 from agent.serving.request import Request
@@ -22,7 +22,7 @@ class FakeSession:
         self.published: list[tuple[Outgoing, Callable[[str | None], None]]] = []
         self.acknowledged: list[Incoming] = []
 
-    def publish(self, message: Outgoing, confirmed: Callable[[str | None], None]) -> None:
+    def publish(self, message: Outgoing, confirmed: Callable[[str | None], None], expires: float | None = None) -> None:
         self.published.append((message, confirmed))
 
     def done(self, message: Incoming) -> None:

@@ -138,7 +138,8 @@ def _send_all(args: argparse.Namespace, client: Any, folder: Path, truth: dict[s
 @contextmanager
 def _observer(settings: Any) -> Iterator[_Observer]:
     """Listens to the daemon's retained topics."""
-    from agent.mqtt.session import Incoming, Session
+    from agent.mqtt.messages import Incoming
+    from agent.mqtt.session import Session
 
     observer = _Observer()
 

@@ -76,7 +76,8 @@ COLUMNS = ("device", "state", "model", "version", "backend", "answered", "refuse
 
 
 def run(args: argparse.Namespace) -> int:
-    from agent.mqtt.session import Incoming, Session
+    from agent.mqtt.messages import Incoming
+    from agent.mqtt.session import Session
 
     fleet = Fleet(args.prefix)
 

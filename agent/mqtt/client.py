@@ -15,7 +15,8 @@ import uuid
 from types import TracebackType
 
 from agent.errors import Int8dError
-from agent.mqtt.session import Incoming, Outgoing, Session, Settings
+from agent.mqtt.messages import Incoming, Outgoing, Settings
+from agent.mqtt.session import Session
 
 
 class NoAnswer(Int8dError):

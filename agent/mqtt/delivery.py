@@ -14,16 +14,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
+from agent.mqtt.messages import Incoming, Outgoing
 from agent.mqtt.routes import Filter, can_publish, fill
-from agent.mqtt.session import Incoming, Outgoing, Session
+from agent.mqtt.session import Session
 from agent.serving.admission import Admission
-from agent.serving.lane import Lane
-from agent.serving.request import Request
+from agent.serving.lane import MAX_PRIORITY, Lane
+from agent.serving.request import Request, digest
 from agent.telemetry.stats import Stats
+from agent.wire import oip
+from agent.wire.limits import Limits
 
 log = logging.getLogger(__name__)
+_TOPICS_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Delivery:
     """Owns the messages between their arrival and their acknowledgement. ``attach`` it to a session before use.
 
     refuse(request, code, message) answers with an error; it is called where the broker will not take a reply. At most
-    ``reply_cache`` replies of together ``cache_bytes`` are kept for repetitions.
+    ``reply_cache`` replies of together ``cache_bytes`` are kept for repetitions. most: bytes of a payload.
     """
 
     def __init__(
@@ -61,10 +64,13 @@ class Delivery:
         refuse: Callable[[Request, str, str], None],
         reply_cache: int,
         cache_bytes: int,
+        most: int = Limits().max_payload_bytes,
     ) -> None:
         self._routes, self._admission, self._stats, self._refuse = routes, admission, stats, refuse
+        self._most = most
         self._cache = _Cache(reply_cache, cache_bytes)
-        self._pending: dict[Hashable, list[Incoming]] = {}
+        self._pending: dict[Hashable, _Exchange] = {}
+        self._found: dict[str, tuple[Route, tuple[str, ...]] | None] = {}
         self._session: Session | None = None
         self.draining = False
 
@@ -73,90 +79,112 @@ class Delivery:
         self._session = session
 
     def receive(self, message: Incoming) -> None:
-        """Takes a message; called on the network thread. Never raises: an exception would end that thread."""
+        """Takes a message; called on the network thread."""
         if self.draining:
             return  # unacknowledged, so that the broker gives it to the next process
-        try:
-            self._receive(message)
-        except Exception:
-            log.exception("a message on '%s' could not be taken", message.topic)
-            self._done([message])
-
-    def _receive(self, message: Incoming) -> None:
         self._stats.count("received")
-        for route in self._routes:
-            found = route.filter.match(message.topic)
-            if found is not None:
-                break
-        else:
+        found = self._route(message.topic)
+        if found is None:
             log.warning("no route for '%s'", message.topic)
-            self._done([message])
+            self.session.done(message)
             return
+        route, wildcards = found
         topic = message.response_topic
         if topic is None or not can_publish(topic):
-            topic = fill(route.publish, found)
-        key = _key(message, topic)
-        if key in self._pending:
+            topic = fill(route.publish, wildcards)
+        model = fill(route.model, wildcards)
+        content_type = message.content_type or route.content_type
+        name = digest(message.payload, model, content_type)
+        key = _key(message, topic, name)
+        exchange = self._pending.get(key)
+        if exchange is not None:
             self._stats.count("duplicates")
-            self._pending[key].append(message)
+            exchange.messages.append(message)
             return
+        exchange = self._pending[key] = _Exchange(self, key, topic, route.qos, message)
         # Without a correlation, ids are used again: only what the broker marks as repeated is the same message.
-        known = self._cache.get(key) if message.duplicate or message.correlation is not None else None
-        self._pending[key] = [message]
-        if known is not None:
-            self._stats.count("duplicates")
-            self._publish(key, topic, route.qos, message, known, None)
-            return
+        if message.duplicate or message.correlation is not None:
+            known = self._cache.get(key)
+            if known is not None:
+                self._stats.count("duplicates")
+                self._publish(exchange, known)
+                return
         request = Request(
             message.payload,
-            fill(route.model, found),
-            lambda payload, content_type, request: self._publish(
-                key, topic, route.qos, message, _Reply(payload, content_type), request
-            ),
-            message.content_type or route.content_type,
-            found[route.id_wildcard - 1] if route.id_wildcard else None,
+            model,
+            exchange.answer,
+            content_type,
+            wildcards[route.id_wildcard - 1] if route.id_wildcard else None,
             message.topic,
+            None,
+            route.lane.priority,
+            name,
         )
-        request.ledger.source_unix_us = _whole(message.user.get("source_timestamp_us"))
-        limits = [ms for ms in (route.deadline_ms, message.expiry_s and message.expiry_s * 1000) if ms]
-        if limits:
-            request.deadline = request.ledger.received + min(limits) * 1_000_000
-        self._admission.put(request, route.lane)
+        exchange.request = request
+        _wishes(request, message, route)
+        if message.missing or len(message.payload) > self._most:
+            size = len(message.payload) + message.missing
+            why = f"the payload has {size} bytes; at most {self._most} are taken (limits.max_payload_bytes)"
+            self._refuse(request, "invalid_input", why)
+        else:
+            self._admission.put(request, route.lane)
 
-    def _publish(
-        self, key: Hashable, topic: str, qos: int, message: Incoming, reply: _Reply, request: Request | None
-    ) -> None:
+    @property
+    def session(self) -> Session:
+        """The attached session."""
         assert self._session is not None
+        return self._session
+
+    def _route(self, topic: str) -> tuple[Route, tuple[str, ...]] | None:
+        """The route of a topic and what its wildcards stand for; remembered, because topics come again."""
+        try:
+            return self._found[topic]
+        except KeyError:
+            pass
+        found = None
+        for route in self._routes:
+            wildcards = route.filter.match(topic)
+            if wildcards is not None:
+                found = route, wildcards
+                break
+        if len(self._found) >= _TOPICS_REMEMBERED:
+            self._found.clear()
+        self._found[topic] = found
+        return found
+
+    def _publish(self, exchange: _Exchange, reply: _Reply) -> None:
+        request = exchange.request
         # Who was refused may try again; what came at QoS 0 is never repeated.
-        if request is not None and not request.refusal and (message.qos or message.correlation is not None):
-            self._cache.put(key, reply)
-
-        def confirmed(reason: str | None) -> None:
-            if reason is not None and request is not None and not request.refusal:
-                # Perhaps it takes a short error in place of the reply, so that the sender need not wait in vain.
-                self._cache.drop(key)
-                request.reopen()
-                self._refuse(request, "undeliverable", f"the broker does not take the reply: {reason}")
-                return
-            waiting = self._pending.pop(key, [])
-            if reason is not None:
-                # The broker will not take it however often it is tried; keeping the input would only block the rest.
-                log.error("the broker refuses the reply on '%s': %s", topic, reason)
-                self._stats.count("publish_failed")
-            elif request is not None and not request.refusal:
-                request.ledger.stamp("publish")
-                self._stats.answered(request.model, request.ledger)
-            self._done(waiting)
-
-        self._session.publish(
-            Outgoing(topic, reply.payload, qos, correlation=message.correlation, content_type=reply.content_type),
-            confirmed,
+        first = exchange.messages[0]
+        if request is not None and request.refusal is None and (first.qos or first.correlation is not None):
+            self._cache.put(exchange.key, reply)
+        self.session.publish(
+            Outgoing(exchange.topic, reply.payload, exchange.qos, False, first.correlation, None, reply.content_type),
+            exchange.confirmed,
+            request.deadline / 1e9 if request is not None and request.deadline and request.refusal is None else None,
         )
 
-    def _done(self, messages: Sequence[Incoming]) -> None:
-        assert self._session is not None
-        for message in messages:
-            self._session.done(message)
+    def _confirmed(self, exchange: _Exchange, reason: str | None) -> None:
+        request = exchange.request
+        if reason is not None and request is not None and request.refusal is None:
+            # Perhaps it takes a short error in place of the reply, so that the sender need not wait in vain.
+            self._cache.drop(exchange.key)
+            request.reopen()
+            if reason == "expired":
+                self._refuse(request, "expired", "the deadline passed in stage 'publish'")
+            else:
+                self._refuse(request, "undeliverable", f"the broker does not take the reply: {reason}")
+            return
+        self._pending.pop(exchange.key, None)
+        if reason is not None:
+            # The broker will not take it however often it is tried; keeping the input would only block the rest.
+            log.error("the broker refuses the reply on '%s': %s", exchange.topic, reason)
+            self._stats.count("publish_failed")
+        elif request is not None and request.refusal is None:
+            request.ledger.stamp("publish")
+            self._stats.answered(request.model, request.ledger)
+        for message in exchange.messages:
+            self.session.done(message)
 
     def quiet(self, timeout: float) -> bool:
         """Waits until every reply is confirmed; whether that took no longer than ``timeout`` seconds."""
@@ -164,6 +192,23 @@ class Delivery:
         while self._pending and time.monotonic() < until:
             time.sleep(0.005)
         return not self._pending
+
+
+class _Exchange:
+    """A message, the same message come again, and the reply to both."""
+
+    __slots__ = ("_delivery", "key", "messages", "qos", "request", "topic")
+
+    def __init__(self, delivery: Delivery, key: Hashable, topic: str, qos: int, message: Incoming) -> None:
+        self._delivery, self.key, self.topic, self.qos = delivery, key, topic, qos
+        self.messages = [message]
+        self.request: Request | None = None  # None: answered from the cache
+
+    def answer(self, payload: bytes, content_type: str, request: Request) -> None:
+        self._delivery._publish(self, _Reply(payload, content_type))
+
+    def confirmed(self, reason: str | None) -> None:
+        self._delivery._confirmed(self, reason)
 
 
 class _Cache:
@@ -195,18 +240,37 @@ class _Cache:
             self._held -= len(reply.payload)
 
 
-def _key(message: Incoming, topic: str) -> Hashable:
+def _key(message: Incoming, topic: str, name: bytes) -> Hashable:
     """What makes two messages the same: the sender's correlation, or else the broker's id on this session; and the
     payload, because a sender may give every message the same correlation, for example its own name.
     """
     if message.correlation is None and message.qos == 0:
-        return ("unique", id(message))
-    name = message.mid if message.correlation is None else message.correlation
-    return (message.topic, topic, name, blake2b(message.payload, digest_size=16).digest())
+        return id(message)
+    return (message.topic, topic, message.mid if message.correlation is None else message.correlation, name)
+
+
+def _wishes(request: Request, message: Incoming, route: Route) -> None:
+    """Takes over what the sender asks for: how long it waits, how soon it wants to be served, when it sent. What the
+    message's user properties say holds before what its JSON says; the soonest deadline holds.
+    """
+    user = message.user
+    timeout_us = priority = None
+    if user:
+        request.ledger.source_unix_us = _whole(user.get("source_timestamp_us"))
+        timeout_us, priority = _whole(user.get("timeout_us")), _whole(user.get("priority"))
+    if message.payload[:1] == b"{":
+        asked = oip.wishes(message.payload)
+        timeout_us = asked.timeout if timeout_us is None else timeout_us
+        priority = asked.priority if priority is None else priority
+    if priority is not None:
+        request.priority = min(max(priority, 0), MAX_PRIORITY)
+    limits_us = [us for us in (timeout_us, (route.deadline_ms or 0) * 1000, (message.expiry_s or 0) * 1_000_000) if us]
+    if limits_us:
+        request.deadline = request.ledger.received + max(0, min(limits_us)) * 1000
 
 
 def _whole(text: str | None) -> int | None:
     try:
-        return int(text) if text is not None else None
+        return int(text) if text is not None and len(text) < 20 else None
     except ValueError:
         return None

@@ -70,6 +70,18 @@ class Reply(msgspec.Struct, omit_defaults=True):
     classes: list[ClassOut] | None = None
 
 
+class Wishes(msgspec.Struct, frozen=True):
+    """What a request's ``parameters`` ask of the queue, as Triton's do. timeout: microseconds; priority: 0..9."""
+
+    timeout: int | None = None
+    priority: int | None = None
+
+
+class _Front(msgspec.Struct):
+    parameters: Wishes = Wishes()
+
+
+_front = msgspec.json.Decoder(_Front)
 _decoder = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
 
@@ -91,6 +103,16 @@ def decode(payload: bytes) -> tuple[Request, dict[str, Array]]:
     if tail:
         raise InputError(f"{len(tail)} bytes are left behind the binary tensors")
     return request, arrays
+
+
+def wishes(payload: bytes) -> Wishes:
+    """Read before the request is queued; empty where there are none, or none that can be read."""
+    if b'"timeout"' not in payload and b'"priority"' not in payload:
+        return Wishes()
+    try:
+        return _front.decode(_split(payload)[0]).parameters
+    except (InputError, msgspec.DecodeError, RecursionError):
+        return Wishes()
 
 
 def _split(payload: bytes) -> tuple[bytes, bytes]:
