@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from agent.wire.limits import Limits
 
 Array = NDArray[np.generic]
 JSON = "application/json"
+_SMALL = 64  # scores; below, Python's own arithmetic costs less than a handful of numpy's calls
 
 
 class Predictor:
@@ -24,7 +27,10 @@ class Predictor:
         self.engine = engine
         self.name, self.version = name or header.name, version or header.version
         self._limits = limits
-        self._post, self._labels = header.postprocess, header.labels
+        self._post = header.postprocess
+        classes = engine.outputs[header.postprocess.output].shape[-1] if header.postprocess else 0
+        self._labels = header.labels or tuple(map(str, range(classes)))
+        self._only_input = next(iter(engine.inputs.values())) if len(engine.inputs) == 1 else None
         self._images = None
         if header.preprocess is not None:
             from agent.wire.images import ImageDecoder  # Pillow only where pictures are taken
@@ -45,12 +51,7 @@ class Predictor:
         ledger.stamp("compute_input")
         outputs = self.engine.run(inputs)
         ledger.stamp("compute_infer")
-        reply = oip.Reply(self.name, self.version, [oip.tensor_out(k, v) for k, v in outputs.items()], request_id)
-        if self._post is not None:
-            reply.classes = self._classes(outputs[self._post.output])
-        ledger.stamp("compute_output")
-        reply.parameters = ledger.as_parameters() | {"backend": self.engine.backend}
-        return oip.encode(reply)
+        return self._encode(outputs, request_id, ledger)
 
     def _decode(
         self, payload: bytes, content_type: str | None, request_id: str | None, ledger: Ledger
@@ -71,20 +72,53 @@ class Predictor:
             if self._images is None:
                 raise InputError(f"model '{self.name}' takes no pictures: its file has no preprocessing")
             return {self._image_input: self._images.decode(payload)}, request_id
-        if len(self.engine.inputs) != 1:
+        info = self._only_input
+        if info is None:
             raise InputError(f"model '{self.name}' has {len(self.engine.inputs)} inputs: send an inference request")
-        name, info = next(iter(self.engine.inputs.items()))
         array = tensors.from_npy(payload) if kind == "npy" else tensors.from_raw(payload, info)
-        return {name: array}, request_id
+        return {info.name: array}, request_id
+
+    def _encode(self, outputs: dict[str, Array], request_id: str | None, ledger: Ledger) -> bytes:
+        reply = oip.Reply(self.name, self.version, [oip.tensor_out(k, v) for k, v in outputs.items()], request_id)
+        if self._post is not None:
+            reply.classes = self._classes(outputs[self._post.output])
+        ledger.stamp("compute_output")
+        parameters = ledger.as_parameters()
+        parameters["backend"] = self.engine.backend
+        reply.parameters = parameters
+        return oip.encode(reply)
 
     def _classes(self, output: Array) -> list[oip.ClassOut]:
         assert self._post is not None
-        scores = output.reshape(-1, output.shape[-1])[0].astype(np.float64)
-        if self._post.softmax:
-            scores = np.exp(scores - scores.max())
-            scores /= scores.sum()
-        top = np.argsort(-scores, kind="stable")[: self._post.top_k]
-        return [oip.ClassOut(self._labels[i] if self._labels else str(i), int(i), float(scores[i])) for i in top]
+        labels, k = self._labels, self._post.top_k
+        row = output.reshape(-1, output.shape[-1])[0]
+        top = best_few(row.tolist(), self._post.softmax, k) if row.size <= _SMALL else None
+        if top is None:
+            top = best(row, self._post.softmax, k)
+        return [oip.ClassOut(labels[i], i, p) for i, p in top]
+
+
+def best(row: Array, softmax: bool, k: int) -> list[tuple[int, float]]:
+    """The k largest scores, or of their softmax, with their indices; of equal ones the first first, NaN last."""
+    scores = row.astype(np.float64)
+    if softmax:
+        scores = np.exp(scores - scores.max())
+        scores /= scores.sum()
+    order = np.argsort(-scores, kind="stable")[:k]
+    return [(int(i), float(scores[i])) for i in order]
+
+
+def best_few(scores: list[float], softmax: bool, k: int) -> list[tuple[int, float]] | None:
+    """``best`` for a few scores; None where one is not finite."""
+    if not math.isfinite(sum(scores)):
+        return None
+    if softmax:
+        most = max(scores)
+        scores = [math.exp(s - most) for s in scores]
+        total = math.fsum(scores)
+        scores = [s / total for s in scores]
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:k]
+    return [(i, scores[i]) for i in order]
 
 
 def request_id_of(payload: bytes) -> str | None:

@@ -1,5 +1,5 @@
 // The border to Python: the only file that knows it. Arrays are checked here, the interpreter lock is released in
-// run().
+// run(), unless the caller knows that the run is over before another thread would have got it.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -66,9 +66,11 @@ struct Borders {
   }
 };
 
-void run(Program& program, const std::vector<py::array>& inputs, const std::vector<py::array>& outputs) {
+void run(Program& program, const std::vector<py::array>& inputs, const std::vector<py::array>& outputs,
+         bool keep_lock) {
   const Borders borders(program, inputs, outputs);
-  const py::gil_scoped_release release;
+  std::optional<py::gil_scoped_release> release;
+  if (!keep_lock) release.emplace();
   program.run(borders.in, borders.out);
 }
 
@@ -118,7 +120,7 @@ PYBIND11_MODULE(_kernels, m) {
       py::arg("isa") = "auto", py::call_guard<py::gil_scoped_release>());
 
   py::class_<Program>(m, "Program")
-      .def("run", &run, py::arg("inputs"), py::arg("outputs"))
+      .def("run", &run, py::arg("inputs"), py::arg("outputs"), py::arg("keep_lock") = false)
       .def("profile", &profile, py::arg("inputs"), py::arg("outputs"))
       .def("steps", &steps)
       .def_property_readonly("isa", [](const Program& p) { return int8d::isa_name(p.isa()); })

@@ -10,7 +10,7 @@ import pytest
 
 from agent import load
 from agent.errors import InputError
-from agent.predict import Predictor
+from agent.predict import Predictor, best, best_few
 from agent.wire import kinds, oip, tensors
 from tests.agent_process import DIGITS, picture
 
@@ -86,3 +86,41 @@ def test_odd_but_honest_or_dishonest_numbers_and_headers() -> None:
     header = b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}".ljust(80)
     with pytest.raises(InputError, match="dtype"):
         tensors.from_npy(b"\x93NUMPY\x01\x00\x50\x00" + header)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "inside", "outside"),
+    [("UINT8", [0, 255], 256), ("INT8", [-128, 127], -129), ("INT32", [-(2**31), 2**31 - 1], 2**31),
+     ("FP32", [1, -2.5e38], 4e38)],
+)  # fmt: skip
+def test_flat_and_nested_numbers_are_read_alike(datatype: str, inside: list[float], outside: float) -> None:
+    def read(data: object) -> list[float]:
+        tensor = {"name": "x", "shape": [2], "datatype": datatype, "data": data}
+        array = oip.decode(json.dumps({"inputs": [tensor]}).encode())[1]["x"]
+        return array.astype(np.float64).tolist()
+
+    expected = [float(np.float32(x)) for x in inside] if datatype == "FP32" else inside
+    assert read(inside) == read([inside]) == read([[inside[0]], [inside[1]]]) == expected
+    for bad in ([0, outside], [[0, outside]]):
+        with pytest.raises(InputError, match=f"outside {datatype}"):
+            read(bad)
+    for bad in ([0, "1"], [True, 0], [0, None], {"0": 1}, [0], [0, 1, 2]):
+        with pytest.raises(InputError):
+            read(bad)
+    if datatype != "FP32":
+        assert read([1.0, 2]) == [1, 2]
+        with pytest.raises(InputError, match="fraction"):
+            read([1.5, 2])
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_few_scores_are_ranked_as_many_are(softmax: bool) -> None:
+    rng = np.random.default_rng(0)
+    for scores in (*rng.normal(0, 5, (50, 12)), [1.0, 3.0, 3.0, -1.0, 3.0], [0.0], [3e38, -3e38, 3e38]):
+        row = np.array(scores, np.float32)
+        few, many = best_few(row.tolist(), softmax, 5), best(row, softmax, 5)
+        assert few is not None
+        assert [i for i, _ in few] == [i for i, _ in many]
+        assert [p for _, p in few] == pytest.approx([p for _, p in many], rel=1e-14)
+    for odd in (np.nan, np.inf, -np.inf):
+        assert best_few([1.0, odd], softmax, 5) is None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -56,6 +57,10 @@ class Engine:
         self._tensors = tensors
         self.inputs = {name: _info(tensors[name]) for name in header.graph.inputs}
         self.outputs = {name: _info(tensors[name]) for name in header.graph.outputs}
+        self._wanted = [(name, info.shape, _NUMPY[info.dtype], info) for name, info in self.inputs.items()]
+        # All there is to it, mostly: one program that gives the outputs and nothing else.
+        alone = len(segments) == 1 and segments[0].outputs == header.graph.outputs
+        self._only = segments[0] if alone and not self.inputs.keys() & self.outputs.keys() else None
         backends = {s.backend for s in segments}
         self.backend = backends.pop() if len(backends) == 1 else "mixed"
         self.isa = next((s.isa for s in segments if s.backend == "native"), "torch")
@@ -69,14 +74,19 @@ class Engine:
         An input has the shape and dtype that ``inputs`` states; float32 is taken for u8 and s8 too, and quantized by
         the rule of ``agent.graph.Quantize``. Raises ``InputError`` for anything else. Outputs are new arrays.
         """
-        unknown = inputs.keys() - self.inputs.keys()
-        if unknown:
-            raise InputError(f"there is no input '{min(unknown)}'; the model has: {', '.join(self.inputs)}")
         values: dict[str, Array] = {}
-        for name, info in self.inputs.items():
-            if name not in inputs:
+        for name, shape, dtype, info in self._wanted:
+            array = inputs.get(name)
+            if array is None:
+                self._unknown(inputs)
                 raise InputError(f"input '{name}' is missing")
-            values[name] = self._checked(inputs[name], info)
+            if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+                array = self._checked(array, info)
+            values[name] = array
+        if len(inputs) != len(values):
+            self._unknown(inputs)
+        if self._only is not None:
+            return self._only.run(values)
         for segment in self._segments:
             values |= segment.run(values)
         # An input may be an output, too.
@@ -100,6 +110,11 @@ class Engine:
         """The nodes that can be had in several ways."""
         return [option for segment in self._segments for option in segment.options]
 
+    def _unknown(self, inputs: Mapping[str, Array]) -> None:
+        unknown = inputs.keys() - self.inputs.keys()
+        if unknown:
+            raise InputError(f"there is no input '{min(unknown)}'; the model has: {', '.join(self.inputs)}")
+
     def _checked(self, array: Array, info: TensorInfo) -> Array:
         if array.shape != info.shape:
             raise InputError(f"input '{info.name}' has shape {list(array.shape)}, the model takes {list(info.shape)}")
@@ -113,9 +128,13 @@ class Engine:
 def quantize(array: Array, tensor: g.Tensor) -> Array:
     """f32 to the tensor's container, by the rule of ``agent.graph.Quantize``."""
     low, high = arithmetic.container_range(tensor)
-    scaled = np.rint(array.astype(np.float32, copy=False) / np.float32(tensor.scale))
-    scaled = np.where(np.isnan(scaled), np.float32(0), scaled)
-    q = np.clip(scaled, low - tensor.zero_point, high - tensor.zero_point).astype(np.int32) + tensor.zero_point
+    q = np.divide(array, np.float32(tensor.scale), dtype=np.float32)
+    np.rint(q, out=q)
+    np.maximum(q, np.float32(low - tensor.zero_point), out=q)
+    np.minimum(q, np.float32(high - tensor.zero_point), out=q)
+    if math.isnan(np.add.reduce(q, None)):  # what is left is small: a sum of it is finite
+        q[np.isnan(q)] = 0
+    q += np.float32(tensor.zero_point)
     container: Array = q.astype(_NUMPY[tensor.dtype])
     return container
 

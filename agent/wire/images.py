@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -23,14 +24,19 @@ from agent.modelfile import Preprocess
 from agent.wire.limits import Limits
 
 Array = NDArray[np.generic]
-_FORMATS = ("JPEG", "PNG", "BMP")
-_PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin)  # imported for what they register; no other is
+# By their first bytes; Pillow's search through what is registered would cost more than a small picture.
+_FORMATS: tuple[tuple[bytes, Callable[[io.BytesIO], Image.Image]], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+)
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked below, on the header
+warnings.filterwarnings("ignore", module=r"PIL\b")  # a sender's picture is no reason to write into our log
 
 
 class ImageDecoder:
@@ -43,7 +49,7 @@ class ImageDecoder:
     def decode(self, payload: bytes) -> Array:
         """An array of the input's shape and dtype. Raises ``InputError`` for what is no picture or too large."""
         picture = self._open(payload)
-        pixels = np.asarray(self._fit(picture), np.uint8).reshape(self._info.shape[1:])
+        pixels = np.frombuffer(self._fit(picture).tobytes(), np.uint8).reshape(self._info.shape[1:])
         if len(self._tables) == 1:
             return self._tables[0][pixels][None]
         out = np.empty(self._info.shape, self._tables[0].dtype)
@@ -53,18 +59,17 @@ class ImageDecoder:
 
     def _open(self, payload: bytes) -> Image.Image:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                picture = Image.open(io.BytesIO(payload), formats=_FORMATS)
-                if picture.width * picture.height > self._limits.max_pixels:
-                    raise InputError(
-                        f"the picture is {picture.width}x{picture.height}; at most {self._limits.max_pixels} pixels "
-                        "are decoded (limits.max_pixels)"
-                    )
-                if picture.format == "JPEG":
-                    self._draft(picture)
-                turned = ImageOps.exif_transpose(picture)
-                return _to_mode(turned, self._pre.mode)
+            picture = _opened(payload)
+            width, height = picture.size
+            if width * height > self._limits.max_pixels:
+                raise InputError(
+                    f"the picture is {width}x{height}; at most {self._limits.max_pixels} pixels are decoded "
+                    "(limits.max_pixels)"
+                )
+            if picture.format == "JPEG":
+                self._draft(picture)
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _to_mode(picture, self._pre.mode)
         except InputError:
             raise
         except Exception as e:  # a decoder of hostile bytes raises anything
@@ -95,6 +100,14 @@ class ImageDecoder:
             picture = picture.crop((left, top, left + width, top + height))
         height, width = self._info.shape[1:3]
         return picture if picture.size == (width, height) else picture.resize((width, height), resample)
+
+
+def _opened(payload: bytes) -> Image.Image:
+    """The header read, no pixel yet."""
+    for magic, plugin in _FORMATS:
+        if payload.startswith(magic):
+            return plugin(io.BytesIO(payload))
+    raise InputError("not a readable JPEG, PNG or BMP picture (by its first bytes)")
 
 
 def pixel_tables(preprocess: Preprocess, info: TensorInfo) -> list[Array]:
