@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from agent.client import Client
 from agent.config import Broker
-from agent.mqtt.client import Client
 from tests.agent_process import picture
 
 MESSAGES = 300
@@ -72,7 +72,7 @@ def test_a_restarted_broker_finds_the_agent_back_and_a_retrying_sender_loses_not
         def work(start: int) -> None:
             try:
                 for i in range(start, 100, 4):
-                    done.append(client.infer("digits", picture(i % 40), "image/png", timeout=60, retry=0.5)[0])
+                    done.append(client.infer("digits", picture(i % 40), "image/png", timeout=60, retry=0.5).payload)
             except BaseException as e:
                 errors.append(e)
 

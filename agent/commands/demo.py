@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from agent.client import Client
     from agent.config import Broker
-    from agent.mqtt.client import Client
     from agent.mqtt.embedded import EmbeddedBroker
 
     zoo = args.zoo or _installed_zoo()
@@ -108,21 +108,24 @@ path = {json.dumps(str(model))}
 
 
 def _send_all(args: argparse.Namespace, client: Any, folder: Path, truth: dict[str, int]) -> dict[str, Any]:
+    from agent.client import Refused
+
     latencies = {stage: Histogram() for stage in (*STAGES, "total")}
     answered = correct = 0
     header = f"{'picture':10}{'prediction':>11}{'truth':>7}" + "".join(f"{s:>16}" for s in (*STAGES, "there and back"))
     _say(args, header + "   [us]")
     for name, label in sorted(truth.items()):
         payload = (folder / name).read_bytes()
-        reply, round_trip = client.infer("digits", payload, "image/png", timeout=20)
-        document = json.loads(reply)
-        if "error" in document:
-            _say(args, f"{name:10}{document['error']['message']}")
+        try:
+            reply = client.infer("digits", payload, "image/png", timeout=20)
+        except Refused as e:
+            _say(args, f"{name:10}{e.message}")
             continue
+        document = reply.document
         answered += 1
         prediction = document["classes"][0]["label"]
         correct += prediction == str(label)
-        times = [int(document["parameters"][f"{stage}_us"]) for stage in STAGES] + [round_trip // 1000]
+        times = [int(document["parameters"][f"{stage}_us"]) for stage in STAGES] + [reply.round_trip_ns // 1000]
         for histogram, us in zip(latencies.values(), times, strict=True):
             histogram.add(us)
         mark = " " if prediction == str(label) else "*"

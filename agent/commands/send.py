@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-
-import msgspec
+from collections import deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from agent.commands import connection, files
 from agent.commands.infer import summary
+from agent.errors import Int8dError
+
+if TYPE_CHECKING:
+    from agent.client import Reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,23 +23,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", required=True, help="the agent's device name")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds to wait for each reply (default: 30)")
     parser.add_argument("--retry", type=float, default=2.0, help="seconds after which to send again (default: 2)")
+    parser.add_argument("--window", type=int, default=1, metavar="N", help="messages under way at a time (default: 1)")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="send all files N times (default: 1)")
     parser.add_argument("--json", action="store_true", help="print a reply a line")
     connection.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from agent.mqtt.client import Client
+    from agent.client import Client
 
-    failed = 0
-    with Client(connection.broker(args), args.device, args.prefix) as client:
-        for path in args.files:
-            payload, content_type = files.read(path)
-            reply, took_ns = client.infer(args.model, payload, content_type, args.timeout, args.retry)
-            document = msgspec.json.decode(reply)
-            failed += "error" in document
-            if args.json:
-                print(reply.decode())
+    if args.window < 1 or args.repeat < 1:
+        raise Int8dError("--window and --repeat must be 1 or more")
+    report = _Report(args.json)
+    waiting: deque[tuple[str, Future[Reply]]] = deque()
+    with Client(
+        connection.broker(args), args.device, args.prefix, max_in_flight=args.window, retry_refused=True
+    ) as client:
+        for path in itertools.chain.from_iterable(itertools.repeat(args.files, args.repeat)):
+            while waiting and (len(waiting) >= args.window or waiting[0][1].done()):
+                report.tell(*waiting.popleft())
+            try:
+                payload, content_type = files.read(path)
+                waiting.append((path, client.submit(args.model, payload, content_type, args.timeout, args.retry)))
+            except Int8dError as e:
+                report.failed(str(e))
+        while waiting:
+            report.tell(*waiting.popleft())
+    return 2 if report.failures else 0
+
+
+class _Report:
+    """Prints what comes of each file, in their order, and counts failures."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._json = as_json
+        self.failures = 0
+
+    def tell(self, path: str, future: Future[Reply]) -> None:
+        from agent.client import Refused
+
+        try:
+            reply = future.result()
+        except Refused as e:
+            if self._json:
+                print(e.reply.decode())
+                self.failures += 1
             else:
-                print(f"{path}: {summary(document)}, {took_ns / 1e6:.2f} ms there and back",
-                      file=sys.stderr if "error" in document else sys.stdout)  # fmt: skip
-    return 2 if failed else 0
+                self.failed(f"{path}: {e}")
+        except Int8dError as e:
+            self.failed(f"{path}: {e}")
+        else:
+            took = f"{reply.round_trip_ns / 1e6:.2f} ms there and back"
+            print(reply.payload.decode() if self._json else f"{path}: {summary(reply.document)}, {took}")
+
+    def failed(self, why: str) -> None:
+        self.failures += 1
+        print(f"int8d: {why}", file=sys.stderr)

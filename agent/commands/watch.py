@@ -1,4 +1,4 @@
-"""``int8d watch``: devices, models and latencies, from the retained topics."""
+"""``int8d watch``: devices, models and latencies, from the retained topics; the last row is all devices together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 
 from agent.commands import connection
 from agent.errors import Int8dError
+from agent.telemetry.fleet import merge
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +67,18 @@ def rows(devices: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     return table
 
 
+def fleet_row(devices: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """All devices and models together. Percentiles are those of all requests, from the histograms merged."""
+    online = sum(entry["available"] == "online" for entry in devices.values())
+    documents = [entry["stats"] for entry in devices.values()]
+    fleet = merge(documents)
+    total = fleet.total()
+    found = [f"{ns / 1e6:.2f} ms" if total.total else "-" for ns in total.percentiles(50, 99)]
+    memory = sum(d.get("resident_bytes", 0) for d in documents if isinstance(d, dict))
+    return ("all", f"{online} online", "-", "-", "-", str(total.total), str(fleet.counters.get("refused", 0)), *found,
+            f"{memory / 1e6:.0f} MB")  # fmt: skip
+
+
 def _backend(about: dict[str, Any]) -> str:
     """The instruction set where all is native, else the backend."""
     backend = str(about.get("backend", "-"))
@@ -105,7 +118,8 @@ def _print_once(fleet: Fleet, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.encode(fleet.devices()).decode())
         return
-    table = [COLUMNS, *rows(fleet.devices())]
+    devices = fleet.devices()
+    table = [COLUMNS, *rows(devices), fleet_row(devices)]
     widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -121,8 +135,11 @@ def _live(fleet: Fleet) -> None:
 
     def table() -> Table:
         shown = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # fits 80 columns
-        for row in rows(fleet.devices()):
+        devices = fleet.devices()
+        for row in rows(devices):
             shown.add_row(*row, style=None if row[1] == "online" else "dim")
+        shown.add_section()
+        shown.add_row(*fleet_row(devices))
         return shown
 
     with Live(table(), refresh_per_second=2) as live:

@@ -1,0 +1,383 @@
+"""The sending side: publish an input, and try again until it is answered.
+
+    from agent.client import Client
+    from agent.config import Broker
+
+    with Client(Broker(host="127.0.0.1"), device="box1") as client:
+        picture = open("7.png", "rb").read()
+        print(client.infer("digits", picture, "image/png").document["classes"][0]["label"])
+        futures = [client.submit("digits", picture, "image/png") for _ in range(100)]  # 64 under way at a time
+        print(sum(future.result().round_trip_ns for future in futures) / 100e6, "ms")
+
+A broker that dies can lose what it had acknowledged, so only a sender that retries until it is answered loses nothing.
+Retries carry the same correlation, and the agent answers a repetition from its cache. A message is sent again after
+``retry`` seconds, then after twice as long and so on, with jitter; and at once after a new connection if the broker had
+taken it, because the broker behind it may have forgotten everything. What it had not taken, the session repeats.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import re
+import threading
+import time
+import uuid
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from agent.errors import InputError, Int8dError
+from agent.mqtt.messages import Incoming, Outgoing, Settings
+from agent.mqtt.session import Session
+
+log = logging.getLogger(__name__)
+_NEVER = math.inf
+_TICK_S = 0.01  # the timer looks at all calls at once, and no more often than this
+_ID = re.compile(r"[^/+#\x00]{1,128}")
+
+
+class NoAnswer(Int8dError):
+    """No reply came in time."""
+
+
+class WindowFull(Int8dError):
+    """``max_in_flight`` messages are unanswered, and the caller would not wait, or waited in vain."""
+
+
+class Closed(Int8dError):
+    """The client was stopped before the answer came."""
+
+
+class Refused(Int8dError):
+    """The agent answered with an error. code: see docs/protocol.md. reply: its payload."""
+
+    def __init__(self, code: str, message: str, reply: bytes) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code, self.message, self.reply = code, message, reply
+
+
+class Reply(NamedTuple):
+    """An answer. round_trip_ns: from the first sending to it. attempts: how often the message was sent."""
+
+    payload: bytes
+    round_trip_ns: int
+    id: str
+    attempts: int
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The payload, decoded."""
+        decoded: dict[str, Any] = msgspec.json.decode(self.payload)
+        return decoded
+
+
+class _Call:
+    """A message without an answer. due: when to send it next, of ``time.monotonic``."""
+
+    __slots__ = ("attempts", "content_type", "deadline", "delay", "due", "future", "model", "name", "payload",
+                 "refusal", "sent_ns", "taken", "unwanted")  # fmt: skip
+
+    def __init__(
+        self, name: str, model: str, payload: bytes, content_type: str | None, timeout: float | None, retry: float
+    ) -> None:
+        self.name, self.model, self.payload, self.content_type = name, model, payload, content_type
+        self.deadline = _NEVER if timeout is None else time.monotonic() + timeout
+        self.delay = retry
+        self.future: Future[Reply] = Future()
+        self.due = _NEVER
+        self.attempts = self.sent_ns = 0
+        self.taken = False  # the broker has confirmed the last copy
+        self.unwanted: str | None = None  # why the broker does not take it
+        self.refusal: Refused | None = None  # the last, where that is no reason to give up
+
+
+class _Error(msgspec.Struct):
+    code: str
+    message: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error | None = None
+
+
+class Client:
+    """One connection of a sender. Safe to use from several threads.
+
+    max_in_flight: how many messages may be without an answer. retry_max: seconds between two sendings of a message, at
+    most. retry_refused: whether a message that is refused as ``overloaded`` is sent again after a back-off, until its
+    time is up; no other refusal is.
+    """
+
+    def __init__(
+        self,
+        broker: Settings,
+        device: str,
+        prefix: str = "int8d",
+        client_id: str = "",
+        *,
+        max_in_flight: int = 64,
+        retry_max: float = 30.0,
+        retry_refused: bool = False,
+    ) -> None:
+        self._base = f"{prefix}/{device}"
+        self._id = client_id or f"int8d-send-{uuid.uuid4().hex[:12]}"
+        self._most, self._retry_max, self._retry_refused = max_in_flight, retry_max, retry_refused
+        self._calls: dict[str, _Call] = {}
+        self._changed = threading.Condition()  # guards the calls; notified where the timer or a caller may wait for it
+        self._wake_at = _NEVER
+        self._closed = False
+        self._network_thread = 0
+        self._replies = f"{self._base}/clients/{self._id}/reply"
+        # Under 3.1.1 the reply's topic ends in the request's id; see docs/protocol.md.
+        subscriptions = [(self._replies, 1), (f"{self._base}/v2/models/+/infer/response/+", 1)]
+        self._session = Session(broker, self._id, subscriptions, self._receive, self._connected, clean=True)
+        self._timer = threading.Thread(target=self._watch, name="client-timer", daemon=True)
+
+    def __enter__(self) -> Client:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begins to connect, in the background. ``with`` does it, too."""
+        self._session.start()
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Disconnects; what is unanswered ends with ``Closed``."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._timer.join()
+        self._session.stop()
+        for call in list(self._calls.values()):
+            self._resolve(call, Closed("the client was stopped before the answer came"))
+
+    def wait_connected(self, timeout: float) -> None:
+        """Raises ``NoAnswer`` where no connection comes about in ``timeout`` seconds."""
+        if not self._session.wait_ready(timeout):
+            raise NoAnswer(f"no connection to the broker within {timeout:g} s ({self._session.refusal or 'no answer'})")
+
+    @property
+    def protocol(self) -> str:
+        """The MQTT version in use: ``5`` or ``3.1.1``."""
+        return self._session.version
+
+    def infer(
+        self,
+        model: str,
+        payload: bytes,
+        content_type: str | None = None,
+        timeout: float | None = 30.0,
+        retry: float = 2.0,
+        request_id: str | None = None,
+    ) -> Reply:
+        """Sends and waits. Arguments and errors as of ``submit``; errors of its future are raised, too."""
+        if threading.get_ident() == self._network_thread:
+            raise Int8dError("infer can't be called in a future's callback, where replies arrive; use submit")
+        future = self.submit(model, payload, content_type, timeout, retry, request_id)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    def submit(
+        self,
+        model: str,
+        payload: bytes,
+        content_type: str | None = None,
+        timeout: float | None = 30.0,
+        retry: float = 2.0,
+        request_id: str | None = None,
+        block: bool = True,
+    ) -> Future[Reply]:
+        """Sends and does not wait. The future's callbacks run where replies arrive, so they must be quick.
+
+        Args:
+            model: the model's name at the agent.
+            payload: a picture, a tensor or a request; see docs/protocol.md.
+            content_type: its MQTT content type, where known; it travels over MQTT 5 only.
+            timeout: seconds until the future ends with ``NoAnswer``; None: never. It travels with the message (MQTT 5),
+                so that nobody computes what nobody waits for.
+            retry: seconds until the message is sent again the first time.
+            request_id: the correlation; default, a new one. 1-128 characters, without / + #.
+            block: whether to wait where ``max_in_flight`` messages are unanswered.
+
+        Returns:
+            A future of the ``Reply``. It may end with ``Refused``, ``NoAnswer`` or ``Closed``. Cancelling it gives the
+            message up.
+
+        Raises:
+            WindowFull: no place came free within ``timeout`` seconds, or at once where ``block`` is false or the
+                caller is a future's callback.
+            Closed: the client was stopped.
+            InputError: the request_id can't be used, or is under way.
+        """
+        name = uuid.uuid4().hex if request_id is None else request_id
+        if not _ID.fullmatch(name):
+            raise InputError(f"request_id '{name}': use 1-128 characters, without / + #")
+        call = _Call(name, model, payload, content_type, timeout, retry)
+        self._enter(call, block and threading.get_ident() != self._network_thread)
+        call.future.add_done_callback(lambda future: self._given_up(call) if future.cancelled() else None)
+        self._begin(call)
+        return call.future
+
+    def _enter(self, call: _Call, block: bool) -> None:
+        """Gives the call a place in the window."""
+        with self._changed:
+            while len(self._calls) >= self._most and not self._closed:
+                left = call.deadline - time.monotonic()
+                if not block or left <= 0:
+                    raise WindowFull(f"{self._most} messages are unanswered (max_in_flight); wait for some of them")
+                self._changed.wait(None if left == _NEVER else left)
+            if self._closed:
+                raise Closed("the client is stopped")
+            if call.name in self._calls:
+                raise InputError(f"request_id '{call.name}' is under way already")
+            self._calls[call.name] = call
+
+    def _begin(self, call: _Call) -> None:
+        """Sends a new call for the first time, here or, without a connection, by the timer once there is one."""
+        with self._changed:
+            connected = self._session.connected
+            if connected:
+                self._schedule(call)
+            else:
+                call.due = 0.0
+            if min(call.deadline, call.due) < self._wake_at:
+                self._changed.notify_all()
+        if connected:
+            self._send(call)
+
+    # Sending
+
+    def _send(self, call: _Call) -> None:
+        """Publishes a copy. When the next is due was said before, so that nobody else does it at the same time."""
+        call.taken = False
+        call.attempts += 1
+        call.sent_ns = call.sent_ns or time.monotonic_ns()
+        topic = f"{self._base}/v2/models/{call.model}/infer"
+        if self._session.version == "5":
+            left = call.deadline - time.monotonic()
+            message = Outgoing(
+                topic, call.payload, 1, False, call.name.encode(), self._replies, call.content_type,
+                (("source_timestamp_us", str(time.time_ns() // 1000)),),
+                None if left == _NEVER else max(1, math.ceil(left)),
+            )  # fmt: skip
+        else:
+            message = Outgoing(f"{topic}/request/{call.name}", call.payload, 1)
+        self._session.publish(message, lambda reason: self._confirmed(call, reason))
+
+    def _confirmed(self, call: _Call, reason: str | None) -> None:
+        call.taken, call.unwanted = True, reason
+
+    def _schedule(self, call: _Call) -> None:
+        call.due = time.monotonic() + call.delay * random.uniform(0.75, 1.25)
+        call.delay = min(call.delay * 2, self._retry_max)
+
+    def _connected(self) -> None:
+        """On every connection: what the broker behind it may never have seen is sent now."""
+        self._network_thread = threading.get_ident()
+        with self._changed:
+            for call in self._calls.values():
+                if call.taken:
+                    call.due = 0.0
+                elif call.attempts:
+                    self._schedule(call)
+            self._changed.notify_all()
+
+    # The timer
+
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                now, connected = time.monotonic(), self._session.connected
+                calls = list(self._calls.values())
+                late = [c for c in calls if c.deadline <= now]
+                due = [c for c in calls if c.due <= now < c.deadline] if connected else []
+                for call in due:
+                    self._schedule(call)
+                if not late and not due:
+                    next_s = min((min(c.deadline, c.due if connected else _NEVER) for c in calls), default=_NEVER)
+                    self._wake_at = next_s
+                    self._changed.wait(None if next_s == _NEVER else max(_TICK_S, next_s - now))
+                    continue
+            for call in late:
+                self._resolve(call, call.refusal or NoAnswer(self._why(call)))
+            for call in due:
+                self._send(call)
+
+    def _why(self, call: _Call) -> str:
+        if not self._session.connected:
+            return f"no reply in time: no connection to the broker ({self._session.refusal or 'lost'})"
+        if call.unwanted is not None:
+            return f"no reply in time: the broker refuses the message ({call.unwanted})"
+        return f"no reply from {self._base} in time; does it run, and serve '{call.model}'?"
+
+    # Answers
+
+    def _receive(self, message: Incoming) -> None:
+        self._network_thread = threading.get_ident()
+        try:
+            self._take(message)
+        except Exception:
+            log.exception("a reply on '%s' could not be taken", message.topic)
+        finally:
+            self._session.done(message)
+
+    def _take(self, message: Incoming) -> None:
+        name = message.correlation.decode(errors="replace") if message.correlation else message.topic.rsplit("/", 1)[1]
+        call = self._calls.get(name)
+        if call is None:
+            return
+        error = _error(message.payload)
+        if error is None:
+            now = time.monotonic_ns()
+            self._resolve(call, Reply(message.payload, now - (call.sent_ns or now), name, call.attempts))
+            return
+        call.refusal = Refused(error.code, error.message, message.payload)
+        if error.code != "overloaded" or not self._retry_refused:
+            self._resolve(call, call.refusal)
+
+    def _leave(self, call: _Call) -> bool:
+        """Takes the call out of the window; whether it was in it."""
+        with self._changed:
+            if self._calls.get(call.name) is not call:
+                return False
+            del self._calls[call.name]
+            self._changed.notify_all()
+            return True
+
+    def _resolve(self, call: _Call, answer: Reply | Int8dError) -> None:
+        if not self._leave(call) or not call.future.set_running_or_notify_cancel():
+            return
+        try:
+            if isinstance(answer, Reply):
+                call.future.set_result(answer)
+            else:
+                call.future.set_exception(answer)
+        except BaseException:  # of a callback: it must end neither the network's thread nor the timer
+            log.exception("a callback failed")
+
+    def _given_up(self, call: _Call) -> None:
+        self._leave(call)
+
+
+def _error(payload: bytes) -> _Error | None:
+    """The error that a reply consists of, if it does."""
+    if b'"error"' not in payload[:4096]:
+        return None
+    try:
+        return msgspec.json.decode(payload, type=_Refusal).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,107 @@
+"""What ``/metrics`` tells: the daemon's counts as families of Prometheus.
+
+Names follow Triton's (``nv_inference_request_success`` is ``int8d_inference_request_success_total``), in base units,
+with true histograms in place of sums: docs/telemetry.md lists them. Every label's values are few and known: a topic or
+a client's words never become one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.serving.request import STAGES
+from agent.telemetry.histogram import Histogram
+from agent.telemetry.prometheus import Buckets, Family, Sample, exposition
+from agent.telemetry.sensors import Reading
+from agent.telemetry.stats import COUNTERS, Stats, resident_bytes
+
+# Ends of the histogram's own buckets, two a power of two: what lies at or below one is counted, not estimated.
+BOUNDS_NS = [(step << n) - 1 for n in range(11, 36) for step in (2, 3)]  # 4 us to 103 s
+_BOUNDS_S = [ns / 1e9 for ns in BOUNDS_NS]
+_TOLD_ELSEWHERE = ("answered", "refused")  # by model, by reason
+_STAGE_HELP = {
+    "queue": "From the receipt of an input to a worker.",
+    "compute_input": "Decoding an input.",
+    "compute_infer": "Running the model.",
+    "compute_output": "Encoding the reply.",
+    "publish": "From the encoded reply to its delivery.",
+}
+
+
+def page(stats: Stats, queued: int, connected: bool) -> bytes:
+    """``/metrics``. queued: requests that wait; connected: to the broker."""
+    return exposition(families(stats, queued, connected))
+
+
+def families(stats: Stats, queued: int, connected: bool) -> Iterator[Family]:
+    """The families, in the order of the page."""
+    s = stats.snapshot()
+    models: Mapping[str, Mapping[str, Any]] = stats.about.get("models", {})
+    labels = {name: {"model": name, "version": str(about.get("version", ""))} for name, about in models.items()}
+    latency = {name: s.latency.get(name, {}) for name in models}
+
+    yield _gauge("int8d_info", "This agent; always 1.",
+                 Sample({"device": str(stats.about.get("device", "")), "version": str(stats.about.get("int8d", ""))},
+                        1))  # fmt: skip
+    yield _gauge("int8d_model_info", "A model that is served; always 1.", *(
+        Sample(labels[name] | {"backend": str(about.get("backend", "")), "isa": str(about.get("isa", ""))}, 1)
+        for name, about in models.items()
+    ))  # fmt: skip
+    yield Family("int8d_inference_request_success_total", "counter", COUNTERS["answered"], [
+        Sample(labels[name], stages["total"].total if "total" in stages else 0) for name, stages in latency.items()
+    ])  # fmt: skip
+    yield Family("int8d_inference_request_failure_total", "counter", COUNTERS["refused"], [
+        Sample({"reason": code}, count) for code, count in sorted(s.refusals.items())
+    ])  # fmt: skip
+    for counter, help in COUNTERS.items():
+        if counter not in _TOLD_ELSEWHERE:
+            yield Family(f"int8d_{counter}_total", "counter", help, [Sample({}, s.counters[counter])])
+    yield _gauge("int8d_inference_pending_request_count", "Requests that wait for a worker.", Sample({}, queued))
+    yield _gauge("int8d_broker_connected", "Whether the broker is connected and subscribed to.",
+                 Sample({}, int(connected)))  # fmt: skip
+    yield _histogram("int8d_inference_request_duration_seconds", "From receipt to delivery.", labels,
+                     {name: stages.get("total") for name, stages in latency.items()})  # fmt: skip
+    for stage in STAGES:
+        yield _histogram(f"int8d_inference_{stage}_duration_seconds", _STAGE_HELP[stage], labels,
+                         {name: stages.get(stage) for name, stages in latency.items()})  # fmt: skip
+    yield _gauge("process_resident_memory_bytes", "Resident memory.", Sample({}, resident_bytes()))
+    yield Family("process_cpu_seconds_total", "counter", "User and system CPU time spent.",
+                 [Sample({}, time.process_time())])  # fmt: skip
+    yield _gauge("process_start_time_seconds", "When the process started, in Unix time.",
+                 Sample({}, stats.started_unix))  # fmt: skip
+    if stats.sensors is not None:
+        yield from _sensors(stats.sensors.read())
+
+
+def _sensors(reading: Reading) -> Iterator[Family]:
+    def each(label: str, values: Mapping[str, float]) -> list[Sample]:
+        return [Sample({label: name}, value) for name, value in values.items()]
+
+    yield _gauge("int8d_temperature_celsius", "Temperatures.", *each("sensor", reading.temperatures))
+    yield _gauge("int8d_cpu_frequency_hertz", "Clocks of the CPU's domains.", *each("domain", reading.clocks))
+    yield _gauge("int8d_cpu_frequency_limit_hertz", "What they may run at now.", *each("domain", reading.limits))
+    yield _gauge("int8d_cpu_frequency_rated_hertz", "What they are made for.", *each("domain", reading.rated))
+    if reading.throttled is not None:
+        yield _gauge("int8d_cpu_throttled", "Whether a clock may not run as fast as it is made for.",
+                     Sample({}, int(reading.throttled)))  # fmt: skip
+    if reading.throttle_events is not None:
+        yield Family("int8d_cpu_throttle_events_total", "counter", "Times that a CPU was throttled since boot.",
+                     [Sample({}, reading.throttle_events)])  # fmt: skip
+    yield _gauge("int8d_power_watts", "Power of a rail.", *each("rail", reading.watts))
+    yield Family("int8d_energy_joules_total", "counter", "Energy since the agent started.",
+                 each("domain", reading.joules))  # fmt: skip
+
+
+def _gauge(name: str, help: str, *samples: Sample) -> Family:
+    return Family(name, "gauge", help, samples)
+
+
+def _histogram(
+    name: str, help: str, labels: Mapping[str, Mapping[str, str]], found: Mapping[str, Histogram | None]
+) -> Family:
+    return Family(name, "histogram", help, [
+        Buckets(labels[model], _BOUNDS_S, h.below(BOUNDS_NS), h.total, h.sum / 1e9)
+        for model, h in found.items() if h is not None
+    ])  # fmt: skip

@@ -1,0 +1,259 @@
+"""The sender that retries until it is answered: its window, its retries, its errors, and what it does not lose."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+
+import pytest
+
+from agent import client as module
+from agent.client import Client, Closed, NoAnswer, Refused, Reply, WindowFull
+from agent.config import Broker
+from agent.errors import InputError, Int8dError
+from agent.telemetry.stats import resident_bytes
+from tests.agent_process import PICTURES, truth
+from tests.responder import REPLY, Responder, refusal
+
+PROTOCOLS = ["5", "3.1.1"]
+
+
+@pytest.fixture
+def responder(broker, stack):
+    def make(*args) -> Responder:
+        responder = Responder(broker.port, *args)
+        stack.callback(responder.close)
+        return responder
+
+    return make
+
+
+@pytest.fixture
+def client(broker, stack):
+    def make(protocol: str = "auto", **options) -> Client:
+        settings = Broker(port=broker.port, protocol=protocol, reconnect_min_s=0.05, reconnect_max_s=0.2)
+        client = stack.enter_context(Client(settings, "box1", **options))
+        client.wait_connected(10)
+        return client
+
+    return make
+
+
+def _wait(holds, timeout: float = 10) -> None:
+    until = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < until, "did not come about"
+        time.sleep(0.005)
+
+
+def test_the_example_of_the_docstring_runs(agent, broker, tmp_path, monkeypatch, capsys) -> None:
+    agent()
+    example = re.search(r"\n\n((?:    .*\n|\n)+)", module.__doc__)[1]
+    (tmp_path / "7.png").write_bytes((PICTURES / "00.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(line[4:] for line in example.splitlines())
+    exec(code.replace('host="127.0.0.1"', f'host="127.0.0.1", port={broker.port}'), {})
+    label, took = capsys.readouterr().out.splitlines()
+    assert label == truth()[0]
+    assert re.fullmatch(r"\d+\.\d+ ms", took)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_many_are_under_way_and_each_gets_its_own_answer(client, responder, protocol: str) -> None:
+    responder(lambda payload, n: b'{"echo": "%s"}' % payload)
+    sender = client(protocol)
+    futures = [sender.submit("m", b"%d" % i) for i in range(200)]
+    assert [f.result(10).document["echo"] for f in futures] == [str(i) for i in range(200)]
+    assert sender.protocol == protocol
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_it_sends_again_under_the_same_name(client, responder, protocol: str) -> None:
+    agent = responder(lambda payload, n: REPLY if n == 3 else None)
+    reply = client(protocol).infer("m", b"x", "image/png", retry=0.05, request_id="one")
+    assert (reply.payload, reply.id, reply.attempts) == (REPLY, "one", 4)
+    assert agent.came("one") == 4
+    assert len({(m.topic, bytes(m.payload)) for m in agent.copies["one"]}) == 1
+
+
+def test_it_sends_ever_more_rarely(client, responder) -> None:
+    agent = responder(lambda payload, n: None)
+    with pytest.raises(NoAnswer):
+        client().infer("m", b"x", timeout=1.2, retry=0.05, request_id="one")
+    assert 1 < agent.came("one") <= 7  # 0, 0.05, 0.15, 0.35, 0.75 s; every 0.05 s they would be 24
+
+
+def test_an_answer_is_waited_for_no_longer_than_the_timeout_and_the_broker_is_told(client, responder) -> None:
+    agent = responder(lambda payload, n: None)
+    with pytest.raises(NoAnswer, match="does it run"):
+        client().infer("m", b"x", timeout=1.2, retry=0.4, request_id="one")
+    expiries = [m.properties.MessageExpiryInterval for m in agent.copies["one"]]
+    assert expiries[0] == 2
+    assert min(expiries) == 1
+
+
+def test_without_a_connection_the_error_says_so(stack) -> None:
+    sender = stack.enter_context(Client(Broker(port=1), "box1"))
+    with pytest.raises(NoAnswer, match="no connection"):
+        sender.infer("m", b"x", timeout=0.1)
+
+
+def test_what_is_submitted_before_there_is_a_broker_is_sent_when_there_is(broker, responder, stack) -> None:
+    broker.stop()
+    settings = Broker(port=broker.port, reconnect_min_s=0.05, reconnect_max_s=0.1)
+    sender = stack.enter_context(Client(settings, "box1"))
+    futures = [sender.submit("m", b"x", retry=0.3) for _ in range(3)]
+    broker.start()
+    responder()
+    assert [f.result(10).payload for f in futures] == [REPLY] * 3
+
+
+@pytest.mark.parametrize("code", ["poisoned", "invalid_input", "expired"])
+def test_a_refusal_is_an_error_and_is_not_sent_again(client, responder, code: str) -> None:
+    agent = responder(lambda payload, n: refusal(code))
+    with pytest.raises(Refused, match="planted") as caught:
+        client(retry_refused=True).infer("m", b"x", retry=0.05, request_id="one")
+    assert caught.value.code == code
+    assert caught.value.reply == refusal(code)
+    time.sleep(0.2)
+    assert agent.came("one") == 1
+
+
+def test_an_overloaded_agent_is_asked_again_where_the_sender_wants_it(client, responder) -> None:
+    agent = responder(lambda payload, n: refusal("overloaded") if n < 2 else REPLY)
+    with pytest.raises(Refused, match="overloaded"):
+        client().infer("m", b"x", request_id="one")
+    patient = client(retry_refused=True)
+    assert patient.infer("m", b"x", retry=0.05, request_id="two").attempts == 3
+    agent.answer = lambda payload, n: refusal("overloaded")
+    with pytest.raises(Refused, match="overloaded"):
+        patient.infer("m", b"x", timeout=0.3, retry=0.05, request_id="three")
+    assert agent.came("three") > 1
+
+
+def test_the_window_is_bounded_and_pushes_back(client, responder) -> None:
+    agent = responder(lambda payload, n: None)
+    sender = client(max_in_flight=3)
+    futures = [sender.submit("m", b"x", request_id=str(i)) for i in range(3)]
+    for block in (False, True):
+        with pytest.raises(WindowFull, match="max_in_flight"):
+            sender.submit("m", b"x", timeout=0.1, block=block)
+    waiting: Future[Future[Reply]] = Future()
+    thread = threading.Thread(target=lambda: waiting.set_result(sender.submit("m", b"x", request_id="3")))
+    thread.start()
+    _wait(lambda: agent.came("2"))
+    assert not waiting.done()
+    agent.reply_to(agent.copies["1"][0], REPLY)
+    assert futures[1].result(10).payload == REPLY
+    waiting.result(10)
+    thread.join()
+    _wait(lambda: agent.came("3"))
+    assert not futures[0].done()
+
+
+def test_a_cancelled_message_frees_its_place(client, responder) -> None:
+    responder(lambda payload, n: None if payload == b"never" else REPLY)
+    sender = client(max_in_flight=1)
+    assert sender.submit("m", b"never").cancel()
+    assert sender.infer("m", b"x", timeout=10).payload == REPLY
+
+
+def test_stopping_ends_what_waits_with_an_error(broker, responder) -> None:
+    responder(lambda payload, n: None)
+    with Client(Broker(port=broker.port), "box1", max_in_flight=1) as sender:
+        future = sender.submit("m", b"x", timeout=None)
+        errors: list[Exception] = []
+
+        def blocked() -> None:
+            try:
+                sender.submit("m", b"x", timeout=None)
+            except Closed as e:
+                errors.append(e)
+
+        thread = threading.Thread(target=blocked)
+        thread.start()
+        time.sleep(0.05)
+    thread.join(10)
+    assert len(errors) == 1
+    with pytest.raises(Closed):
+        future.result(0)
+    with pytest.raises(Closed):
+        sender.submit("m", b"x")
+
+
+def test_a_callback_that_fails_or_submits_harms_nothing(client, responder) -> None:
+    responder()
+    sender = client(max_in_flight=2)
+    chained: list[object] = []
+
+    def ends_the_thread(future: Future[Reply]) -> None:
+        raise SystemExit
+
+    def goes_on(future: Future[Reply]) -> None:
+        chained.append(sender.submit("m", b"next"))
+        chained.append(sender.submit("m", b"next"))  # the window is full, and nobody could make room meanwhile
+        raise AssertionError("not reached")
+
+    def waits(future: Future[Reply]) -> None:
+        try:
+            sender.infer("m", b"x")
+        except Int8dError as e:
+            chained.append(e)
+
+    sender.submit("m", b"x").add_done_callback(ends_the_thread)
+    sender.infer("m", b"x", timeout=10)
+    keep = [sender.submit("m", b"x"), sender.submit("m", b"x")]
+    keep[0].add_done_callback(waits)
+    keep[0].result(10), keep[1].result(10)
+    _wait(lambda: chained)
+    assert "callback" in str(chained.pop())
+    sender.submit("m", b"x").add_done_callback(goes_on)
+    _wait(lambda: chained)
+    assert chained[0].result(10).payload == REPLY
+    assert sender.infer("m", b"x", timeout=10).payload == REPLY
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a+", "x" * 129])
+def test_a_name_that_can_not_travel_is_refused(client, name: str) -> None:
+    with pytest.raises(InputError, match="request_id"):
+        client().submit("m", b"x", request_id=name)
+
+
+def test_a_name_is_under_way_once(client) -> None:
+    sender = client()
+    sender.submit("m", b"x", request_id="one")
+    with pytest.raises(InputError, match="under way"):
+        sender.submit("m", b"x", request_id="one")
+
+
+def test_replies_that_nobody_waits_for_are_let_go(client, responder) -> None:
+    agent = responder(lambda payload, n: None)
+    sender = client()
+    with pytest.raises(NoAnswer):
+        sender.infer("m", b"x", timeout=0.2, request_id="one")
+    agent.reply_to(agent.copies["one"][0], REPLY)
+    agent.answer = lambda payload, n: REPLY
+    assert sender.infer("m", b"x", timeout=10).payload == REPLY
+
+
+def test_memory_does_not_grow_over_20000_calls(client, responder) -> None:
+    agent = responder()
+    sender = client()
+
+    def send(count: int) -> None:
+        waiting: deque[Future[Reply]] = deque()
+        for _ in range(count):
+            waiting.append(sender.submit("m", bytes(500)))
+            if len(waiting) > 50:
+                assert waiting.popleft().result(30).attempts == 1
+            agent.copies.clear()
+        for future in waiting:
+            future.result(30)
+
+    send(5000)
+    before = resident_bytes()
+    send(15_000)
+    assert resident_bytes() - before < 4 << 20  # 15,000 payloads alone are 7 MB
