@@ -1,6 +1,6 @@
 """The ``stats`` documents of many devices as one: counts added, histograms merged.
 
-    merge(documents).latency["digits"]["total"].percentile(99)     # nanoseconds, of all requests of all devices
+merge(documents).latency["digits"]["total"].percentile(99)     # nanoseconds, of all requests of all devices
 """
 
 from __future__ import annotations
