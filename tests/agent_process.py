@@ -25,6 +25,8 @@ ROUTE = '[[route]]\nsubscribe = "cameras/+/frame"\nmodel = "digits"\npublish = "
 class Agent:
     """``int8d run`` with a config of ``top``, ``[broker]`` lines, the digits model, and ``rest``."""
 
+    module = "agent.cli"
+
     def __init__(self, folder: Path, port: int, rest: str = ROUTE, broker: str = "", top: str = "", wait: bool = True,
                  model: Path = DIGITS) -> None:  # fmt: skip
         self.config = folder / "int8d.toml"
@@ -42,7 +44,7 @@ class Agent:
         with open(self._log, "ab") as log:
             self._size = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agent.cli", "run", "--config", str(self.config)],
+                [sys.executable, "-m", self.module, "run", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,

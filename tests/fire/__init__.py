@@ -1,0 +1,1 @@
+"""Under fire: overload, deadlines, crashes and hangs, hostile payloads, a day's soak, each against a real daemon."""

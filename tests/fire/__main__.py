@@ -1,0 +1,37 @@
+"""What must hold under fire, at full length: ``python -m tests.fire overload``; see docs/under-fire.md.
+
+A line of JSON for each scenario; ends with 1 where something does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from tests.fire import overload
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fire", description=__doc__)
+    scenarios = parser.add_subparsers(dest="scenario", required=True)
+    load = scenarios.add_parser("overload")
+    load.add_argument("policy", nargs="*", choices=[*overload.POLICIES, []], help="default: all")
+    load.add_argument("--seconds", type=float, default=60.0)
+    load.add_argument("--receive-maximum", type=int, default=65_535)
+    args = parser.parse_args()
+    bad = 0
+    if args.scenario == "overload":
+        for policy in args.policy or overload.POLICIES:
+            figures = overload.overload(policy, args.seconds, args.receive_maximum)
+            bad += _show(figures, overload.failures(figures))
+    return 1 if bad else 0
+
+
+def _show(figures: dict[str, object], failures: list[str]) -> int:
+    print(json.dumps(figures | {"failures": failures}), flush=True)
+    return len(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""What must hold under fire, in short; ``make fire`` is the same at full length (docs/under-fire.md)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fire import deadlines, overload, poison
+
+
+@pytest.mark.parametrize("policy", overload.POLICIES)
+def test_ten_times_the_sustainable_load_is_answered_or_refused_in_flat_memory(policy: str) -> None:
+    figures = overload.overload(policy, seconds=3)
+    assert not overload.failures(figures, timed=False), figures
+
+
+def test_a_deadline_behind_a_long_job_is_answered_at_its_moment() -> None:
+    figures = deadlines.deadline(deadline_s=1, job_s=4)
+    assert not deadlines.failures(figures, timed=False), figures
+
+
+@pytest.mark.parametrize("what", ["crash", "hang"])
+def test_a_poisonous_input_costs_two_restarts_and_nothing_else(what: str) -> None:
+    figures = poison.poison(what, hang_timeout_s=1.0, bad=2)
+    assert not poison.failures(figures), figures
