@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -26,7 +27,7 @@ class Agent:
     """``int8d run`` with a config of ``top``, ``[broker]`` lines, the digits model, and ``rest``."""
 
     def __init__(self, folder: Path, port: int, rest: str = ROUTE, broker: str = "", top: str = "", wait: bool = True,
-                 model: Path = DIGITS) -> None:  # fmt: skip
+                 model: Path = DIGITS, environment: dict[str, str] | None = None) -> None:  # fmt: skip
         self.config = folder / "int8d.toml"
         self.config.write_text(
             f'device = "box1"\nstats_interval_s = 0.2\nstate_folder = "{folder}/state"\n{top}\n'
@@ -34,6 +35,7 @@ class Agent:
             f'reconnect_max_s = 0.2\n{broker}\n[[model]]\nname = "digits"\npath = "{model}"\n{rest}'
         )
         self._log = folder / "agent.log"
+        self._environment = environment or {}
         self.process: subprocess.Popen[bytes]
         self.start(wait)
 
@@ -46,6 +48,7 @@ class Agent:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
+                env=os.environ | self._environment,
             )
         if wait:
             self.wait_log("connected over MQTT")

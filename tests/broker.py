@@ -42,6 +42,11 @@ class Mosquitto:
                 assert time.monotonic() < until, "mosquitto does not listen"
                 time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
