@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def check(folder: Path, expected: Sequence[dict[str, Any]]) -> Verdict:
             f"fault: {f['what']} {(f['began'] - first) / 1e9:.3f} to {(f['ended'] - first) / 1e9:.3f} s" for f in faults
         ]
     times = [first, *(when for when, _ in arrivals)]
-    verdict.silence_s = max((b - a for a, b in zip(times, times[1:], strict=False)), default=0) / 1e9
+    verdict.silence_s = max((b - a for a, b in pairwise(times)), default=0) / 1e9
     verdict.recovery_s = _recovery(faults, arrivals)
     return verdict
 
@@ -118,8 +119,4 @@ def _recovery(faults: Sequence[dict[str, Any]], arrivals: Sequence[tuple[int, in
 
 def _lines(path: Path) -> list[bytes]:
     """Whole lines; a run that was cut off may have left a part of one."""
-    return (
-        [line[:-1] for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        if path.exists()
-        else []
-    )
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []

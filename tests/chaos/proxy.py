@@ -30,11 +30,14 @@ class Proxy:
         self._target, self._random = target, random.Random(seed)
         self._mean, self._jitter = 0.0, 0.0
         self._links: set[_Link] = set()
-        self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        self.port: int = self._server.sockets[0].getsockname()[1]
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self._loop: asyncio.AbstractEventLoop
+        self._end: asyncio.Event
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), name="proxy", daemon=True)
         self._thread.start()
+        assert self._begun.wait(10), "the proxy does not start"
 
     def delay(self, mean_s: float, jitter_s: float = 0.0) -> None:
         """From now on each chunk takes ``mean_s`` ± ``jitter_s`` each way; the order stays."""
@@ -56,20 +59,22 @@ class Proxy:
 
     def stop(self) -> None:
         """Ends everything."""
-
-        def end() -> None:
-            self._server.close()
-            for link in list(self._links):
-                link.reset()
-            self._loop.call_soon(self._loop.stop)
-
-        self._call(end)
+        self._call(self._end.set)
         self._thread.join(10)
 
     def _call(self, what: Callable[[], object]) -> None:
         done = threading.Event()
         self._loop.call_soon_threadsafe(lambda: (what(), done.set()))
         assert done.wait(10), "the proxy's loop hangs"
+
+    async def _serve(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._accept, sock=self._socket)
+        self._begun.set()
+        await self._end.wait()
+        server.close()
+        for link in list(self._links):
+            link.reset()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -81,6 +86,8 @@ class Proxy:
         self._links.add(link)
         try:
             await link.run()
+        except asyncio.CancelledError:
+            pass  # by stop; a stream's own callback would report it as an error
         finally:
             self._links.discard(link)
 
@@ -138,13 +145,12 @@ class _Link:
             due, data = await chunks.get()
             if (wait := due - loop.time()) > 0:
                 await asyncio.sleep(wait)
-            if writer.is_closing():
-                continue  # the reader must go on until it ends
             if not data:
                 writer.close()
                 return
             try:
-                writer.write(data)
-                await writer.drain()
+                if not writer.is_closing():
+                    writer.write(data)
+                    await writer.drain()
             except OSError:
                 pass  # that side is gone; its own reader ends

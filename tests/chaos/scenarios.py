@@ -48,7 +48,7 @@ def expected() -> list[dict[str, Any]]:
 
 
 class World:
-    """The processes of one run; all of it lies in ``folder``. Parts are made by the scenario, and end with the world."""
+    """The processes of one run; all of it lies in ``folder``. The scenario starts them, and they end with the world."""
 
     def __init__(self, folder: Path, seed: str, rate: float) -> None:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Two senders that write each id to disk before they send it, and each reply as it came.
 
-``Once`` publishes each message once, by paho, at QoS 1, and leaves the rest to the broker and the agent. ``Retrying`` is
-the sender that int8d ships, which sends again until it is answered.
+``Once`` publishes each message once, by paho, at QoS 1, and leaves the rest to the broker and the agent. ``Retrying``
+is the sender that int8d ships, which sends again until it is answered.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Sender:
 
     def __init__(self, folder: Path, pictures: Sequence[bytes], rate: float) -> None:
         self._pictures, self._rate = pictures, rate
-        self._sent = open(folder / SENT, "wb", buffering=0)
-        self._replies = open(folder / REPLIES, "wb")
+        self._sent = open(folder / SENT, "wb", buffering=0)  # noqa: SIM115
+        self._replies = open(folder / REPLIES, "wb")  # noqa: SIM115
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.sent = 0
