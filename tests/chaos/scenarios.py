@@ -153,6 +153,19 @@ def agent_killed(world: World, faults: int) -> None:
             world.kill_agent()
 
 
+def agent_away(world: World, faults: int) -> None:
+    """Long enough for the broker to hold thousands, which must not all be refused as too many at once."""
+    world.start()
+    with world.sending():
+        for _ in range(faults):
+            world.timeline.pause(0.5, 1.5)
+            with world.timeline.fault("agent away for 20 s"):
+                world.agent.kill()
+                time.sleep(20)
+                world.agent.start()
+            world.timeline.pause(3.0, 5.0)
+
+
 def broker_killed(world: World, faults: int) -> None:
     world.start()
     with world.sending(retrying=True):
@@ -290,6 +303,7 @@ class Scenario:
 
 SCENARIOS = {
     "agent-killed": Scenario(agent_killed, 200),
+    "agent-away": Scenario(agent_away, 3),
     "broker-killed": Scenario(broker_killed, 30),
     "both-killed": Scenario(both_killed, 40),
     "stopped": Scenario(stopped, 20),
