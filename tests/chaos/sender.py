@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
@@ -18,12 +18,12 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from agent.client import Client, Refused, Reply
 from agent.config import Broker
-from agent.mqtt.client import Client
 from tests.chaos.checker import REPLIES, SENT
 
 REPLY_TOPIC = "chaos/replies"
-_CALLS = 32  # of the retrying sender, at a time
+_IN_FLIGHT, _RETRY_S = 256, 0.5  # of the retrying sender
 
 
 class Sender:
@@ -132,28 +132,27 @@ class Once(Sender):
 
 
 class Retrying(Sender):
-    """``agent.mqtt.client``, many calls at a time. Answers that come twice are not seen: it takes the first."""
+    """``agent.client``, many messages at a time. Answers that come twice are not seen: it takes the first."""
 
     def __init__(self, folder: Path, pictures: Sequence[bytes], rate: float, port: int, device: str) -> None:
         super().__init__(folder, pictures, rate)
-        self._client = Client(Broker(port=port, reconnect_min_s=0.05, reconnect_max_s=0.2), device)
-        self._calls = ThreadPoolExecutor(_CALLS, "call")
-        self._places = threading.Semaphore(_CALLS)
+        settings = Broker(port=port, reconnect_min_s=0.05, reconnect_max_s=0.2)
+        self._client = Client(settings, device, max_in_flight=_IN_FLIGHT)
 
     def _open(self) -> None:
-        self._client.__enter__()
+        self._client.start()
         self._client.wait_connected(10)
 
     def _close(self) -> None:
-        self._calls.shutdown(wait=False, cancel_futures=True)
-        self._client.__exit__(None, None, None)
+        self._client.stop()
 
     def _send(self, name: str, picture: bytes) -> None:
-        self._places.acquire()
-        self._calls.submit(self._call, name, picture)
+        future = self._client.submit("digits", picture, None, None, _RETRY_S, name)
+        future.add_done_callback(lambda future: self._done(name, future))
 
-    def _call(self, name: str, picture: bytes) -> None:
-        try:
-            self._received(name, self._client.infer("digits", picture, None, 120.0, 0.5, name)[0])
-        finally:
-            self._places.release()
+    def _done(self, name: str, future: Future[Reply]) -> None:
+        error = future.exception()
+        if error is None:
+            self._received(name, future.result().payload)
+        elif isinstance(error, Refused):
+            self._received(name, error.reply)
