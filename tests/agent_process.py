@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -28,7 +29,7 @@ class Agent:
     module = "agent.cli"
 
     def __init__(self, folder: Path, port: int, rest: str = ROUTE, broker: str = "", top: str = "", wait: bool = True,
-                 model: Path = DIGITS) -> None:  # fmt: skip
+                 model: Path = DIGITS, environment: dict[str, str] | None = None) -> None:  # fmt: skip
         self.config = folder / "int8d.toml"
         self.config.write_text(
             f'device = "box1"\nstats_interval_s = 0.2\nstate_folder = "{folder}/state"\n{top}\n'
@@ -36,6 +37,7 @@ class Agent:
             f'reconnect_max_s = 0.2\n{broker}\n[[model]]\nname = "digits"\npath = "{model}"\n{rest}'
         )
         self._log = folder / "agent.log"
+        self._environment = environment or {}
         self.process: subprocess.Popen[bytes]
         self.start(wait)
 
@@ -48,6 +50,7 @@ class Agent:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
+                env=os.environ | self._environment,
             )
         if wait:
             self.wait_log("connected over MQTT")
