@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.engine import Engine
+from agent.engine import Batches, Engine
 from agent.errors import InputError
-from agent.serving.request import Ledger
+from agent.serving.request import Ledger, Request
 from agent.wire import kinds, oip, tensors
 from agent.wire.limits import Limits
 
@@ -22,9 +24,17 @@ _SMALL = 64  # scores; below, Python's own arithmetic costs less than a handful 
 class Predictor:
     """One model, by the name and version it is served under."""
 
-    def __init__(self, engine: Engine, name: str = "", version: str = "", limits: Limits = Limits()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: str = "",
+        version: str = "",
+        limits: Limits = Limits(),
+        batches: Batches | None = None,
+    ) -> None:
         header = engine.header
-        self.engine = engine
+        self.engine, self.batches = engine, batches or Batches(engine)
+        self._took: dict[int, float] = {}  # seconds of so many requests together, a moving average
         self.name, self.version = name or header.name, version or header.version
         self._limits = limits
         self._post = header.postprocess
@@ -52,6 +62,40 @@ class Predictor:
         outputs = self.engine.run(inputs)
         ledger.stamp("compute_infer")
         return self._encode(outputs, request_id, ledger)
+
+    def predict_batch(self, requests: Sequence[Request]) -> list[bytes | Exception]:
+        """The reply of each request, or why it has none: an ``InputError``, or a bug. Stamps as ``predict``.
+
+        Stages are those of the whole: the first is decoded when the last is.
+        """
+        begun = time.monotonic()
+        results: list[bytes | Exception] = [b""] * len(requests)
+        members: list[tuple[int, dict[str, Array], str | None]] = []
+        for i, request in enumerate(requests):
+            try:
+                inputs, request_id = self._decode(request.payload, request.content_type, request.id, request.ledger)
+                members.append((i, self.engine.check(inputs), request_id))
+            except Exception as e:
+                results[i] = e
+        for i, _, _ in members:
+            requests[i].ledger.batch_size = len(members)
+            requests[i].ledger.stamp("compute_input")
+        outputs = self.batches.run([inputs for _, inputs, _ in members])
+        for i, _, _ in members:
+            requests[i].ledger.stamp("compute_infer")
+        for (i, _, request_id), output in zip(members, outputs, strict=True):
+            results[i] = self._encode(output, request_id, requests[i].ledger)
+        self.note(len(requests), time.monotonic() - begun)
+        return results
+
+    def note(self, n: int, seconds: float) -> None:
+        """Remembers what ``n`` requests together took."""
+        last = self._took.get(n)
+        self._took[n] = seconds if last is None else last + (seconds - last) / 8
+
+    def expected_s(self, n: int) -> float:
+        """What ``n`` requests together will take: as they lately did, else as the engine was timed."""
+        return self._took.get(n) or max(n * self._took.get(1, 0.0), self.batches.seconds(n))
 
     def _decode(
         self, payload: bytes, content_type: str | None, request_id: str | None, ledger: Ledger

@@ -18,12 +18,13 @@ import msgspec
 import numpy as np
 
 from agent.engine import native
+from agent.engine.batch_times import BatchTimes
 from agent.engine.tuner import Answer
 from agent.files import state_folder, write_atomically
 from agent.modelfile import Model
 
 _MOST_BYTES = 4 << 20
-_MOST_FILES = 100
+_MOST_FILES = 200
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +53,15 @@ class Remembered(msgspec.Struct, frozen=True):
     answer: Answer
 
 
+class RememberedBatches(msgspec.Struct, frozen=True):
+    """As ``Remembered``, in a file beside it, of inputs that are computed together."""
+
+    key: Key
+    name: str
+    made: float
+    times: BatchTimes
+
+
 class Tuning:
     """What ``load`` shall do about the tuner.
 
@@ -75,22 +85,44 @@ class Tuning:
     def remember(self, key: Key, name: str, answer: Answer) -> Remembered:
         """Writes an answer; where that is impossible, says so once."""
         made = Remembered(key, name, time.time(), answer)
+        self._write(key.file, made)
+        return made
+
+    def recall_batches(self, key: Key) -> BatchTimes | None:
+        """What was remembered of inputs that are computed together, or None."""
+        try:
+            with open(self.folder / _beside(key), "rb") as file:
+                found = msgspec.json.decode(file.read(_MOST_BYTES), type=RememberedBatches)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        sound = found.key == key and 1 in found.times.microseconds and min(found.times.microseconds.values()) > 0
+        return found.times if sound else None
+
+    def remember_batches(self, key: Key, name: str, times: BatchTimes) -> BatchTimes:
+        """As ``remember``."""
+        self._write(_beside(key), RememberedBatches(key, name, time.time(), times))
+        return times
+
+    def _write(self, file: str, made: Remembered | RememberedBatches) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / key.file, msgspec.json.format(msgspec.json.encode(made), indent=1))
+            write_atomically(self.folder / file, msgspec.json.format(msgspec.json.encode(made), indent=1))
             self._forget()
         except OSError as e:
             if not self._warned:
                 self._warned = True
                 log.warning("%s: can't be written (%s): models will be tuned again at the next start; name another "
                             "folder, or set enabled = false under [tuner]", self.folder, e.strerror)  # fmt: skip
-        return made
 
     def _forget(self) -> None:
         """Removes the oldest files: models come and go."""
         files = sorted((f.stat().st_mtime, f) for f in self.folder.glob("*.json"))
         for _, file in files[:-_MOST_FILES]:
             file.unlink()
+
+
+def _beside(key: Key) -> str:
+    return key.file.removesuffix(".json") + "-batches.json"
 
 
 def default_folder() -> Path:

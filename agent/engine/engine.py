@@ -67,6 +67,7 @@ class Engine:
         self.arena_bytes = sum(s.arena_bytes for s in segments)
         self.weight_bytes = sum(s.weight_bytes for s in segments)
         self.tuned: Remembered | None = None  # the tuner's answer that it was built by
+        self.like: Callable[[Model], Engine] | None = None  # builds a model of the same nodes in the same way
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays by input name to arrays by output name.
@@ -74,6 +75,10 @@ class Engine:
         An input has the shape and dtype that ``inputs`` states; float32 is taken for u8 and s8 too, and quantized by
         the rule of ``agent.graph.Quantize``. Raises ``InputError`` for anything else. Outputs are new arrays.
         """
+        return self.run_checked(self.check(inputs))
+
+    def check(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The inputs as the model takes them: all there, each C-contiguous in its shape and dtype; as ``run``."""
         values: dict[str, Array] = {}
         for name, shape, dtype, info in self._wanted:
             array = inputs.get(name)
@@ -85,8 +90,13 @@ class Engine:
             values[name] = array
         if len(inputs) != len(values):
             self._unknown(inputs)
+        return values
+
+    def run_checked(self, values: dict[str, Array]) -> dict[str, Array]:
+        """``run`` for what comes from ``check``."""
         if self._only is not None:
             return self._only.run(values)
+        values = dict(values)
         for segment in self._segments:
             values |= segment.run(values)
         # An input may be an output, too.
@@ -94,7 +104,7 @@ class Engine:
 
     def profile(self, inputs: Mapping[str, Array]) -> dict[str, int]:
         """Runs once; the nanoseconds of each node, by name. A node that runs within another one's kernel takes 0."""
-        values = {name: self._checked(inputs[name], info) for name, info in self.inputs.items()}
+        values = self.check(inputs)
         times: dict[str, int] = {}
         for segment in self._segments:
             outputs, taken = segment.profile(values)
@@ -176,19 +186,20 @@ def load(
             why = "" if native.available() else f" (the native kernels can't be loaded: {native.IMPORT_ERROR})"
             log.warning("model %s: %d of %d operators run in torch%s: %s", model.header.name, len(in_torch),
                         len(graph.nodes), why, names)  # fmt: skip
-    fallback = {n.name for n in in_torch}
 
-    def build(choices: Choices) -> Engine:
-        return Engine(model.header, _segments(model, fallback, threads, isa, spin_us, choices), threads)
+    def build(model: Model, choices: Choices) -> Engine:
+        fallback = {n.name for n in model.header.graph.nodes if not (use_native and native.supports(n))}
+        try:
+            return Engine(model.header, _segments(model, fallback, threads, isa, spin_us, choices), threads)
+        except ValueError as e:  # from the builder: a forced instruction set that is not here
+            raise BackendError(str(e)) from e
+        except MemoryError as e:
+            raise BackendError("there is not enough memory here for the model's weights and activations") from e
 
-    try:
-        tuned = _tuned(model, threads, isa, tuning, build) if use_native and tuning is not None else None
-        engine = build(tuned.answer.choices if tuned else {})
-    except ValueError as e:  # from the builder: a forced instruction set that is not here
-        raise BackendError(str(e)) from e
-    except MemoryError as e:
-        raise BackendError("there is not enough memory here for the model's weights and activations") from e
-    engine.tuned = tuned
+    tuned = _tuned(model, threads, isa, tuning, build) if use_native and tuning is not None else None
+    choices = tuned.answer.choices if tuned else {}
+    engine = build(model, choices)
+    engine.tuned, engine.like = tuned, lambda other: build(other, choices)
     return engine
 
 
@@ -219,19 +230,22 @@ class _Trial:
 
 
 def _tuned(
-    model: Model, threads: int, isa: str, tuning: Tuning, build: Callable[[Choices], Engine]
+    model: Model, threads: int, isa: str, tuning: Tuning, build: Callable[[Model, Choices], Engine]
 ) -> Remembered | None:
     """What is remembered for the model, or found now."""
-    key = key_of(model, isa, threads)
+    try:
+        key = key_of(model, isa, threads)
+    except ValueError as e:
+        raise BackendError(str(e)) from e
     known = tuning.recall(key)
     if tuning.budget_s <= 0 or (known and not tuning.again):
         return known
-    options = build({}).options()
+    options = build(model, {}).options()
     if not options:
         return None
     log.info("model %s: timing the choices of %d operators on this box, for %.1f s at most", model.header.name,
              len(options), tuning.budget_s)  # fmt: skip
-    answer = tuner.tune(lambda choices: _Trial(build(choices)), options, tuning.budget_s)
+    answer = tuner.tune(lambda choices: _Trial(build(model, choices)), options, tuning.budget_s)
     log.info("model %s: after %.2f s: %s", model.header.name, answer.spent_s, answer)
     return tuning.remember(key, model.header.name, answer)
 

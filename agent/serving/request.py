@@ -26,6 +26,7 @@ class Ledger:
     received: int = field(default_factory=time.monotonic_ns)
     stages: dict[str, int] = field(default_factory=dict)  # nanoseconds
     source_unix_us: int | None = None  # the sender's clock when it sent, where it said so
+    batch_size: int = 1  # requests that were computed together, this one among them
     _last: int = 0
 
     def stamp(self, stage: str) -> None:
@@ -49,6 +50,7 @@ class Ledger:
         """``queue_us`` and so on for a reply; whole microseconds."""
         parameters: dict[str, Any] = {f"{s}_us": ns // 1000 for s, ns in self.stages.items() if s != "publish"}
         parameters["total_us"] = self.total_ns // 1000
+        parameters["batch_size"] = self.batch_size
         if self.source_unix_us is not None:
             parameters["source_to_publish_us"] = max(0, time.time_ns() // 1000 - self.source_unix_us)
         return parameters
