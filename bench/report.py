@@ -63,7 +63,7 @@ def _section(name: str) -> Iterator[str]:
     elif name == "kernels":
         yield from kernels.report(kernels.measure(ROOT))
     else:
-        yield from roundtrip.report(roundtrip.measure(1000))
+        yield from roundtrip.report(roundtrip.measure(2000, 10))
 
 
 if __name__ == "__main__":

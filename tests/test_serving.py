@@ -136,3 +136,72 @@ def test_percentiles_are_within_a_sixteenth_and_merge() -> None:
         assert exact <= parts[0].percentile(p) <= exact * 17 / 16 + 1
     assert parts[0].total == len(values)
     assert Histogram().percentile(99) == 0
+
+
+def test_the_higher_priority_is_served_sooner_and_equals_in_order() -> None:
+    admission = Admission(Refusals())
+    lane, other = Lane("lane"), Lane("other", priority=1)
+    for name, priority, where in (("a", 0, lane), ("b", 5, lane), ("c", 1, other), ("d", 5, other), ("e", 0, lane)):
+        r = request(name)
+        r.priority = priority
+        admission.put(r, where)
+    assert drain(admission) == ["b", "d", "c", "a", "e"]
+    admission.close()
+
+
+@pytest.mark.parametrize("overload", ["reject", "drop_oldest"])
+def test_in_a_full_lane_the_lower_priority_makes_room(overload) -> None:
+    refusals = Refusals()
+    admission = Admission(refusals)
+    lane = Lane("lane", 2, overload)
+    for name, priority in (("low1", 0), ("low2", 0), ("high1", 9), ("high2", 9), ("low3", 0)):
+        r = request(name)
+        r.priority = priority
+        admission.put(r, lane)
+    assert drain(admission) == ["high1", "high2"]
+    assert [name for name, _ in refusals.list] == ["low1", "low2", "low3"]
+    admission.close()
+
+
+def test_a_request_under_work_is_answered_at_its_deadline_and_only_once() -> None:
+    refused: list[tuple[str, str]] = []
+    event = threading.Event()
+
+    def refuse(r: Request, code: str, message: str) -> None:
+        if r.settle():
+            refused.append((code, message))
+            event.set()
+
+    admission = Admission(refuse)
+    admission.put(request("long", deadline_ms=50), Lane("lane"))
+    taken = admission.take(1)
+    assert taken is not None
+    taken.ledger.stamp("queue")
+    assert event.wait(5)
+    assert refused == [("expired", "the deadline passed in stage 'compute_input'")]
+    assert not taken.reply(b"too late", "text/plain")
+    admission.close()
+
+
+def test_what_was_withdrawn_is_let_go_even_if_nobody_takes() -> None:
+    admission = Admission(Refusals())
+    lane = Lane("lane", 10, "latest_per_source")
+    for i in range(10_000):
+        admission.put(request(str(i), f"camera {i % 2}", size=100), lane)
+    (line,) = admission._lines.values()
+    assert len(line.requests) < 100
+    assert drain(admission) == ["9998", "9999"]
+    assert (len(admission), admission._bytes, admission._latest, admission._lines) == (0, 0, {}, {})
+    admission.close()
+
+
+def test_deadlines_of_what_was_answered_long_ago_take_no_room() -> None:
+    admission = Admission(Refusals())
+    lane = Lane("lane")
+    for i in range(10_000):
+        admission.put(request(str(i), deadline_ms=3_600_000), lane)
+        taken = admission.take(0)
+        assert taken is not None
+        assert taken.settle()
+    assert len(admission._deadlines._heap) <= 1024
+    admission.close()

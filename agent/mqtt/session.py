@@ -4,7 +4,8 @@ One thread connects, receives, and tries again with back-off and jitter; a threa
 the socket takes it at once. What a general client library does not do, and is done here: TCP_NODELAY on every socket;
 manual acknowledgement, in order of arrival, and only on the connection that delivered; confirmation of a publication
 by its reason code; packets coalesced under load; a bound on what a packet may hold; MQTT 3.1.1 where the broker refuses
-5. Measured against paho: an eighth of the time a message (``python -m bench.roundtrip``).
+5. With a digit recognized in each, more messages get through than through a bare echo of paho
+(``python -m bench.roundtrip``).
 """
 
 from __future__ import annotations

@@ -77,5 +77,3 @@ def failures(figures: dict[str, Any]) -> list[str]:
         if not {"reason", "strikes", "source_topic"} <= {a.split("=")[0] for a in about}:
             found.append(f"a dead letter says only {about}")
     return found
-
-
