@@ -24,7 +24,7 @@ def load_replicas(model: ModelConfig, config: Config, tuning: Tuning | None) -> 
     contents = read(model.path, config.model_limits)
     predictors: list[Predictor] = []
     seats: list[Seat] = []
-    for cores in _shares(model):
+    for cores in shares(model.cores, model.replicas):
         with pinned(cores):
             engine = load(contents, model.threads, model.backend, spin_us=config.spin_us, tuning=tuning)
             batches = load_batches(engine, contents, model.max_batch, tuning)
@@ -56,9 +56,8 @@ def pinned(cores: frozenset[int] | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _shares(model: ModelConfig) -> list[frozenset[int] | None]:
-    """The cores of each replica: equal shares, or all of them where there are fewer than replicas."""
-    cores, count = model.cores, model.replicas
+def shares(cores: Sequence[int], count: int) -> list[frozenset[int] | None]:
+    """The cores of each replica: equal shares, or all of them where there are fewer than replicas; None: anywhere."""
     if not cores:
         return [None] * count
     if len(cores) < count:

@@ -99,11 +99,12 @@ class RouteConfig(Table, frozen=True):
 
 
 class Tuner(Table, frozen=True):
-    """``[tuner]``. Whether each model's kernels, and how many inputs it computes at once, are chosen by timing them here,
-    once, when it is first loaded.
+    """``[tuner]``. Whether each model's kernels, and how many inputs it computes at once, are chosen by timing them
+    here, once, when it is first loaded.
 
-    budget_s: for a model's kernels, and again for its batches, at most. folder: where the answers are remembered; default ``tuner`` in the state folder that
-    systemd gives, else ``int8d/tuner`` in ``$XDG_STATE_HOME`` or ``~/.local/state``.
+    budget_s: for a model's kernels, and again for its batches, at most. folder: where the answers are remembered;
+    default ``tuner`` in the state folder that systemd gives, else ``int8d/tuner`` in ``$XDG_STATE_HOME`` or
+    ``~/.local/state``.
     """
 
     enabled: bool = True
