@@ -17,23 +17,23 @@ from pathlib import Path
 from agent import __version__
 from agent.config import Config, load
 from agent.engine import Tuning
-from agent.engine import load as load_engine
 from agent.engine.answers import default_folder
 from agent.errors import BackendError, ConfigError, Int8dError, ModelError
 from agent.files import state_folder
 from agent.logs import to_stdout
-from agent.modelfile import read
 from agent.mqtt.delivery import Delivery, Route
 from agent.mqtt.messages import Outgoing
 from agent.mqtt.routes import Filter
 from agent.mqtt.session import Session
 from agent.notify import Notifier
 from agent.predict import Predictor, request_id_of
+from agent.replicas import load_replicas, seats_of
 from agent.serving.admission import Admission
+from agent.serving.batcher import Seat
 from agent.serving.lane import Lane
 from agent.serving.request import Request
 from agent.serving.strikes import Strikes
-from agent.serving.worker import Worker
+from agent.serving.worker import Workers
 from agent.telemetry.stats import Stats
 from agent.wire import oip
 
@@ -65,7 +65,7 @@ class Daemon:
     def __init__(self, config: Config, notifier: Notifier | None = None) -> None:
         self._config = config
         self._notifier = notifier or Notifier()
-        self._predictors = _load_models(config, self._notifier)
+        self._predictors, replicas = _load_models(config, self._notifier)
         self._stats = Stats({
             "device": config.device,
             "int8d": __version__,
@@ -76,13 +76,15 @@ class Daemon:
         })  # fmt: skip
         self._admission = Admission(self._refuse, config.limits.max_queued_bytes)
         self.state = Path(config.state_folder or state_folder()) / config.device
+        seats = seats_of(replicas)
         self._strikes = Strikes(
             self.state,
+            workers=len(seats),
             most=config.containment.max_strikes,
             sync=config.containment.sync,
             release=f"{__version__} {' '.join(f'{p.name}={p.version}' for p in self._predictors.values())}",
         )
-        self._worker = Worker(self._predictors, self._admission, self._refuse, self._strikes)
+        self._worker = Workers(seats, self._admission, self._refuse, self._strikes)
         routes = _routes(config)
         self._delivery = Delivery(
             routes,
@@ -198,20 +200,19 @@ class Daemon:
         )
 
 
-def _load_models(config: Config, notifier: Notifier) -> dict[str, Predictor]:
-    predictors = {}
+def _load_models(config: Config, notifier: Notifier) -> tuple[dict[str, Predictor], dict[str, list[Seat]]]:
+    """By name: the model's first predictor, and all its replicas."""
+    predictors, replicas = {}, {}
     tuner = config.tuner
     tuning = Tuning(tuner.folder or default_folder(), tuner.budget_s) if tuner.enabled else None
     for model in config.model:
         if tuning is not None:  # many models may take longer than a service may take to start
-            notifier.send(f"EXTEND_TIMEOUT_USEC={round((tuner.budget_s + _LOAD_S) * 1e6)}")
+            notifier.send(f"EXTEND_TIMEOUT_USEC={round((2 * tuner.budget_s + _LOAD_S) * 1e6)}")
         try:
-            contents = read(model.path, config.model_limits)
-            engine = load_engine(contents, model.threads, model.backend, spin_us=config.spin_us, tuning=tuning)
+            predictors[model.name], replicas[model.name] = load_replicas(model, config, tuning)
         except Int8dError as e:
             raise ModelError(f"model '{model.name}': {e}") from e
-        predictors[model.name] = Predictor(engine, model.name, model.version, config.limits)
-    return predictors
+    return predictors, replicas
 
 
 def _routes(config: Config) -> list[Route]:

@@ -88,6 +88,11 @@ class Predictor:
         self.note(len(requests), time.monotonic() - begun)
         return results
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many requests can run together, the largest first."""
+        return self.batches.sizes
+
     def note(self, n: int, seconds: float) -> None:
         """Remembers what ``n`` requests together took."""
         last = self._took.get(n)

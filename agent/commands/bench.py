@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", action="store_true", help="the time of each layer")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure each contender (default: 2)")
     parser.add_argument("--tune", action="store_true", help="time the kernel choices first, and remember the best")
+    parser.add_argument("--sweep", action="store_true", help="which replicas, threads and batches are best here")
+    parser.add_argument("--max-batch", type=int, default=16, help="the largest batch that --sweep tries (default: 16)")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     tuning.add_arguments(parser)
 
@@ -37,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--threads takes numbers, not '{args.threads}'") from e
     failed = False
     known = tuning.remembered(args)
+    if args.sweep:
+        sweep(args, known)
+        return 0
     for count in threads:
         if args.tune:
             tune(args.model, count, args.backend, args.isa or "auto", known)
@@ -61,6 +66,31 @@ def run(args: argparse.Namespace) -> int:
             )
         print(msgspec.json.encode(result).decode() if args.json else text, flush=True)
     return 2 if failed else 0
+
+
+def sweep(args: argparse.Namespace, known: Tuning) -> None:
+    """A line a combination, as it is measured; then the best, as int8d.toml takes it."""
+    from agent import sweep as s
+
+    found = []
+    if not args.json:
+        print(f"{'replicas':>8} {'threads':>7} {'batch':>5}  {'cores':9} {'a second':>10} {'p50 ms':>9} {'p99 ms':>9}")
+    for m in s.sweep(args.model, args.seconds, args.max_batch, args.backend, known):
+        found.append(m)
+        where = "pinned" if m.setting.cores else "any"
+        print(
+            msgspec.json.encode(m).decode() if args.json else f"{m.setting.replicas:8} {m.setting.threads:7} "
+            f"{m.setting.batch:5}  {where:9} {m.per_second:10.1f} {m.p50_ms:9.3f} {m.p99_ms:9.3f}", flush=True
+        )  # fmt: skip
+    most, soonest = s.best(found), s.soonest(found)
+    wanted = [("for the most a second", most)]
+    if soonest.setting != most.setting:
+        wanted.append(("for the soonest answer to one request at a time", soonest))
+    for what, m in wanted:
+        if args.json:
+            print(msgspec.json.encode({"for": what, "lines": m.setting.lines()}).decode())
+        else:
+            print("\n".join(["", f"# {what}: {m.per_second:.1f} a second, p50 {m.p50_ms:.3f} ms", *m.setting.lines()]))
 
 
 def tune(path: str, threads: int, backend: Any, isa: str, known: Tuning) -> None:

@@ -65,6 +65,12 @@ def check(config: Config) -> None:
     require(len(set(names)) == len(names), "two models have the same name")
     for model in config.model:
         require(1 <= model.threads <= 256, f"model '{model.name}': threads must lie in 1..256")
+        require(1 <= model.replicas <= 64, f"model '{model.name}': replicas must lie in 1..64")
+        require(1 <= model.max_batch <= 64, f"model '{model.name}': max_batch must lie in 1..64")
+        require(0 <= model.batch_wait_us <= 10**6, f"model '{model.name}': batch_wait_us must lie in 0..1000000")
+        cores = model.cores
+        sound = len(set(cores)) == len(cores) and all(0 <= core < 4096 for core in cores)
+        require(sound, f"model '{model.name}': cores are different numbers in 0..4095")
     for file in (broker.password_file, *((broker.tls.ca, broker.tls.cert, broker.tls.key) if broker.tls else ())):
         require(file is None or os.path.isfile(file), f"broker: there is no file '{file}'")
     for route in config.route:

@@ -55,13 +55,23 @@ class Broker(Table, frozen=True):
 
 
 class ModelConfig(Table, frozen=True):
-    """``[[model]]``. A model file under a name; version: default, the file's own."""
+    """``[[model]]``. A model file under a name; version: default, the file's own.
+
+    threads: of an engine. replicas: engines, each with a worker. cores: where they run, shared out among the replicas;
+    default: anywhere. max_batch: how many waiting requests may be computed together, where the model allows it and the
+    tuner measured that it pays; 1 is one by one. batch_wait_us: how long a request may wait for others to come.
+    ``int8d bench MODEL --sweep`` measures what is best here.
+    """
 
     name: str
     path: str
     version: str = ""
     threads: int = 1
     backend: Literal["auto", "native", "torch"] = "auto"
+    replicas: int = 1
+    cores: list[int] = []
+    max_batch: int = 16
+    batch_wait_us: int = 0
 
 
 class RouteConfig(Table, frozen=True):
@@ -89,10 +99,12 @@ class RouteConfig(Table, frozen=True):
 
 
 class Tuner(Table, frozen=True):
-    """``[tuner]``. Whether each model's kernels are chosen by timing them here, once, when it is first loaded.
+    """``[tuner]``. Whether each model's kernels, and how many inputs it computes at once, are chosen by timing them
+    here, once, when it is first loaded.
 
-    budget_s: for a model, at most. folder: where the answers are remembered; default ``tuner`` in the state folder that
-    systemd gives, else ``int8d/tuner`` in ``$XDG_STATE_HOME`` or ``~/.local/state``.
+    budget_s: for a model's kernels, and again for its batches, at most. folder: where the answers are remembered;
+    default ``tuner`` in the state folder that systemd gives, else ``int8d/tuner`` in ``$XDG_STATE_HOME`` or
+    ``~/.local/state``.
     """
 
     enabled: bool = True

@@ -24,7 +24,8 @@ from agent.files import state_folder, write_atomically
 from agent.modelfile import Model
 
 _MOST_BYTES = 4 << 20
-_MOST_FILES = 200
+_BATCHES = "-batches.json"
+_MOST_FILES = 100  # of each kind
 log = logging.getLogger(__name__)
 
 
@@ -117,12 +118,14 @@ class Tuning:
     def _forget(self) -> None:
         """Removes the oldest files: models come and go."""
         files = sorted((f.stat().st_mtime, f) for f in self.folder.glob("*.json"))
-        for _, file in files[:-_MOST_FILES]:
-            file.unlink()
+        for kind in (True, False):
+            alike = [file for _, file in files if file.name.endswith(_BATCHES) == kind]
+            for file in alike[:-_MOST_FILES]:
+                file.unlink()
 
 
 def _beside(key: Key) -> str:
-    return key.file.removesuffix(".json") + "-batches.json"
+    return key.file.removesuffix(".json") + _BATCHES
 
 
 def default_folder() -> Path:

@@ -30,6 +30,7 @@ class Batches:
     def __init__(
         self, engine: Engine, several: Mapping[int, Engine] | None = None, times: BatchTimes | None = None
     ) -> None:
+        self.engine = engine
         self._engines = {1: engine} | dict(several or {})
         self._seconds = {n: us / 1e6 for n, us in times.microseconds.items()} if times else {}
         self.sizes = tuple(sorted(self._engines, reverse=True))

@@ -93,10 +93,21 @@ class Admission:
                     self._idle_takers -= 1
             return self._next(None)
 
-    def take_same(self, model: str) -> Request | None:
-        """The next request if it is for ``model``: what comes next anyway may be computed together."""
+    def take_same(self, model: str, timeout: float = 0.0) -> Request | None:
+        """The next request if it is for ``model``: what comes next anyway may be computed together. Waits up to
+        ``timeout`` seconds for one to come.
+        """
         with self._lock:
-            return self._next(model)
+            if not self._count and not self._closed and timeout > 0:
+                self._idle_takers += 1
+                try:
+                    self._some.wait(timeout)
+                finally:
+                    self._idle_takers -= 1
+            request = self._next(model)
+            if request is None and self._count:
+                self._some.notify()  # for another taker, perhaps
+            return request
 
     def __len__(self) -> int:
         return self._count

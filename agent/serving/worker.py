@@ -1,107 +1,162 @@
-"""The thread that computes: takes requests one by one, and answers each, whatever happens."""
+"""The threads that compute: each takes what waits and answers it, one by one or some together, whatever happens."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 from agent.errors import InputError
 from agent.serving.admission import Admission
-from agent.serving.request import Ledger, Request
+from agent.serving.batcher import Batcher, Seat
+from agent.serving.request import Request
 from agent.serving.strikes import Strikes
 
 log = logging.getLogger(__name__)
+Refuse = Callable[[Request, str, str], None]
 
 
-class Predicts(Protocol):
-    """What is asked of ``agent.predict.Predictor``."""
-
-    def predict(
-        self, payload: bytes, content_type: str | None, ledger: Ledger | None, request_id: str | None
-    ) -> bytes: ...
-
-
-class Worker:
-    """Serves models by name from one queue.
-
-    refuse(request, code, message) answers with an error. ``progress()`` tells a watchdog whether it moves.
+class Workers:
+    """As many threads as there are sets of seats, all serving one queue. refuse(request, code, message) answers with
+    an error. With one worker, replies have the order of the queue.
     """
 
     def __init__(
-        self,
-        models: Mapping[str, Predicts],
-        admission: Admission,
-        refuse: Callable[[Request, str, str], None],
-        strikes: Strikes,
+        self, seats: Sequence[Mapping[str, Seat]], admission: Admission, refuse: Refuse, strikes: Strikes
     ) -> None:
-        self._models, self._admission, self._refuse, self._strikes = models, admission, refuse, strikes
-        self._stop = threading.Event()
-        self._busy_since: float | None = None
-        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        batcher = Batcher(admission, strikes, len(seats))
+        self._workers = [_Worker(i, models, admission, batcher, refuse, strikes) for i, models in enumerate(seats)]
 
     def start(self) -> None:
         """Begins to serve."""
-        self._thread.start()
+        for worker in self._workers:
+            worker.thread.start()
 
     def stop(self, timeout: float) -> bool:
         """Finishes what is queued; whether that took no longer than ``timeout`` seconds."""
-        self._stop.set()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        until = time.monotonic() + timeout
+        for worker in self._workers:
+            worker.stop.set()
+        for worker in self._workers:
+            worker.thread.join(max(0.0, until - time.monotonic()))
+        return not any(worker.thread.is_alive() for worker in self._workers)
 
     @property
     def idle(self) -> bool:
         """Nothing under way."""
-        return self._busy_since is None
+        return all(worker.busy_since is None for worker in self._workers)
 
     def stuck_for(self) -> float:
-        """Seconds that the request under way has taken so far; 0 while idle. Infinite once the thread has died."""
-        if not self._thread.is_alive() and not self._stop.is_set():
+        """Seconds that the longest run under way has taken so far; 0 while idle. Infinite once a thread has died."""
+        return max(worker.stuck_for() for worker in self._workers)
+
+
+class _Worker:
+    def __init__(
+        self,
+        number: int,
+        models: Mapping[str, Seat],
+        admission: Admission,
+        batcher: Batcher,
+        refuse: Refuse,
+        strikes: Strikes,
+    ) -> None:
+        self._number, self._models, self._admission, self._batcher = number, models, admission, batcher
+        self._refuse, self._strikes = refuse, strikes
+        self.stop = threading.Event()
+        self.busy_since: float | None = None
+        self._anywhere = frozenset(os.sched_getaffinity(0))
+        self._cores = self._anywhere
+        self.thread = threading.Thread(target=self._run, name=f"worker{number or ''}", daemon=True)
+
+    def stuck_for(self) -> float:
+        if not self.thread.is_alive() and not self.stop.is_set():
             return float("inf")
-        since = self._busy_since
+        since = self.busy_since
         return 0.0 if since is None else time.monotonic() - since
 
     def _run(self) -> None:
         while True:
             request = self._admission.take(0.5)
             if request is None:
-                if self._stop.is_set():
+                if self.stop.is_set():
                     return
                 continue
-            self._busy_since = time.monotonic()
+            self.busy_since = time.monotonic()
             try:
                 self._serve(request)
             finally:
-                self._busy_since = None
+                self.busy_since = None
 
     def _serve(self, request: Request) -> None:
+        seat = self._models.get(request.model)
+        if seat is None:
+            request.ledger.stamp("queue")
+            self._refuse(request, "unknown_model", f"no model '{request.model}'; there are: {', '.join(self._models)}")
+            return
+        if (seat.cores or self._anywhere) != self._cores:
+            self._cores = seat.cores or self._anywhere
+            os.sched_setaffinity(0, self._cores)
+        gathered = self._batcher.gather(request, seat)
+        while run := self._batcher.next_run(gathered, seat):
+            self.busy_since = time.monotonic()
+            ready = [r for r in run if self._ready(r)]
+            digests = [r.digest for r in ready]
+            self._strikes.begin(self._number, digests)
+            try:
+                if len(ready) == 1:
+                    self._alone(ready[0], seat)
+                elif ready:
+                    self._together(ready, seat)
+            finally:
+                self._strikes.end(self._number, digests)
+
+    def _ready(self, request: Request) -> bool:
         request.ledger.stamp("queue")
         if request.expired():
             self._refuse(request, "expired", "the deadline passed in stage 'queue'")
-            return
-        predictor = self._models.get(request.model)
-        if predictor is None:
-            self._refuse(request, "unknown_model", f"no model '{request.model}'; there are: {', '.join(self._models)}")
-            return
+            return False
         if self._strikes.out(request.digest):
             count = self._strikes.count(request.digest)
             self._refuse(request, "poisoned", f"the process died {count} times while it worked on this input")
-            return
-        self._strikes.begin(0, [request.digest])
+            return False
+        return True
+
+    def _alone(self, request: Request, seat: Seat) -> None:
         try:
-            reply = predictor.predict(request.payload, request.content_type, request.ledger, request.id)
-        except InputError as e:
-            self._refuse(request, "invalid_input", str(e))
-        except Exception as e:  # a bug must cost the one message that found it, not the daemon
-            log.exception("model %s: a request failed", request.model)
-            self._refuse(request, "internal", f"{type(e).__name__}: {e}")
+            reply = seat.predictor.predict(request.payload, request.content_type, request.ledger, request.id)
+        except Exception as e:
+            self._failed(request, e)
         else:
-            if request.expired():
-                self._refuse(request, "expired", f"the deadline passed in stage '{request.ledger.stage}'")
+            self._answer(request, reply)
+
+    def _together(self, requests: list[Request], seat: Seat) -> None:
+        try:
+            results = seat.predictor.predict_batch(requests)
+        except Exception:  # a bug, or no memory for so many: each has a chance alone
+            log.exception("model %s: %d requests failed together", requests[0].model, len(requests))
+            for request in requests:
+                request.ledger.batch_size = 1
+                self._alone(request, seat)
+            return
+        for request, result in zip(requests, results, strict=True):
+            if isinstance(result, Exception):
+                self._failed(request, result)
             else:
-                request.reply(reply, "application/json")
-        finally:
-            self._strikes.end(0, [request.digest])
+                self._answer(request, result)
+
+    def _answer(self, request: Request, reply: bytes) -> None:
+        if request.expired():
+            self._refuse(request, "expired", f"the deadline passed in stage '{request.ledger.stage}'")
+        else:
+            request.reply(reply, "application/json")
+
+    def _failed(self, request: Request, error: Exception) -> None:
+        if isinstance(error, InputError):
+            self._refuse(request, "invalid_input", str(error))
+            return
+        # A bug must cost the one message that found it, not the daemon.
+        log.error("model %s: a request failed", request.model, exc_info=error)
+        self._refuse(request, "internal", f"{type(error).__name__}: {error}")
