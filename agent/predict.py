@@ -107,7 +107,7 @@ class Predictor:
             )
         kind = kinds.kind_of(payload, content_type)
         if kind == "json":
-            request, arrays = oip.decode(payload)
+            request, arrays = oip.decode(payload, kinds.json_size(content_type))
             stamp = request.parameters.get("source_timestamp_us")
             if isinstance(stamp, int) and ledger.source_unix_us is None:
                 ledger.source_unix_us = stamp

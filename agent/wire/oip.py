@@ -2,7 +2,7 @@
 
 A request is ``{"id"?, "parameters"?, "inputs": [{"name", "shape", "datatype", "data"}], "outputs"?}``. With the
 extension, an input has ``parameters.binary_data_size`` instead of ``data``, and its bytes follow the JSON, in order.
-The JSON's own length is then in ``parameters.json_size`` of the message's user properties, or found by reading it.
+The JSON's own length is then what the content type says (``application/json; json-size=123``), or found by reading it.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ _decoder = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
 
 
-def decode(payload: bytes) -> tuple[Request, dict[str, Array]]:
-    """The request and its arrays by input name. Raises ``InputError``."""
-    text, tail = _split(payload)
+def decode(payload: bytes, json_size: int | None = None) -> tuple[Request, dict[str, Array]]:
+    """The request and its arrays by input name. json_size: bytes of its JSON, where known. Raises ``InputError``."""
+    text, tail = _split(payload) if json_size is None else (payload[:json_size], payload[json_size:])
     try:
         request = _decoder.decode(text)
     except (msgspec.DecodeError, RecursionError) as e:
