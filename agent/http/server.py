@@ -16,12 +16,12 @@ from typing import Protocol
 
 import msgspec
 
-from agent.errors import ConfigError
 from agent.http.connection import Bounds, Budget, Connection
 from agent.http.message import Head, Refused, Response, to_bytes
 
 log = logging.getLogger(__name__)
 _BACKLOG = 64
+_RETRY_S = 5
 
 
 class Settings(Protocol):
@@ -54,32 +54,39 @@ class Server:
         self._lock = threading.Lock()
         self._connections: set[Connection] = set()
         self._stopping = threading.Event()
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        try:
-            self._listener = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
-        except OSError as e:
-            raise ConfigError(f"http: can't listen on {settings.host}:{settings.port}: {e.strerror or e}; "
-                              "choose another http.port") from e  # fmt: skip
-        self.port: int = self._listener.getsockname()[1]
-        self._local = is_loopback(self._listener.getsockname()[0])
-        self._thread = threading.Thread(target=self._accept, name="http", daemon=True)
+        self._listener: socket.socket | None = None
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
-        """Begins to take connections."""
+        """Begins to take connections. An address that is not free is tried again and again: it must not keep the rest
+        of the agent from its work.
+        """
+        self._listen()
+        self._thread.start()
+
+    def _listen(self) -> None:
+        settings = self._settings
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        try:
+            listener = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        except OSError as e:
+            log.error("http: can't listen on %s:%d (%s), trying again in %d s", settings.host, settings.port,
+                      e.strerror or e, _RETRY_S)  # fmt: skip
+            return
+        address, port = listener.getsockname()[:2]
+        self._local = address == "::1" or address.startswith("127.")
         if not self._local:
             log.warning("http: %s is no loopback address: whoever reaches it may use every model, with no password "
-                        "and in the clear", self._settings.host)  # fmt: skip
-        self._thread.start()
-        log.info("http on %s:%d", self._settings.host, self.port)
+                        "and in the clear", address)  # fmt: skip
+        log.info("http on %s:%d", address, port)
+        self._listener = listener
 
     def stop(self, timeout: float) -> None:
         """Takes no more; gives the requests under way ``timeout`` seconds to be answered."""
         self._stopping.set()
-        try:
+        if self._listener is not None:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-        except OSError:
-            pass  # it was never started
-        self._listener.close()
+            self._listener.close()
         until = time.monotonic() + timeout
         while connections := self._all():
             late = time.monotonic() > until
@@ -94,7 +101,11 @@ class Server:
         with self._lock:
             return list(self._connections)
 
-    def _accept(self) -> None:
+    def _run(self) -> None:
+        while self._listener is None:
+            if self._stopping.wait(_RETRY_S):
+                return
+            self._listen()
         while not self._stopping.is_set():
             try:
                 sock, _ = self._listener.accept()
@@ -174,7 +185,9 @@ class Server:
         return keep_alive
 
 
-def failure(status: int, message: str, code: str | None = None, request_id: str | None = None, **fields: str) -> Response:
+def failure(
+    status: int, message: str, code: str | None = None, request_id: str | None = None, **fields: str
+) -> Response:
     """An error as the Open Inference Protocol has it, with the code that MQTT's replies carry."""
     body = {"error": message, "code": code or _CODES.get(status, "invalid_input")}
     if request_id is not None:
@@ -183,8 +196,3 @@ def failure(status: int, message: str, code: str | None = None, request_id: str 
 
 
 _CODES = {404: "not_found", 405: "not_found", 500: "internal", 503: "overloaded"}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this box can reach an address."""
-    return host == "::1" or host.startswith("127.")

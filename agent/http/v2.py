@@ -82,7 +82,7 @@ class Api:
         if why is not None:
             return failure(404, why, "unknown_model")
         if rest:
-            return _get(head, lambda: _health("ready", self._ready()) )
+            return _get(head, lambda: _health("ready", self._ready()))
         return _get(head, lambda: _json(self._described(model)))
 
     def _unknown(self, model: str, version: str | None) -> str | None:
