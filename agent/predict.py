@@ -175,5 +175,5 @@ def request_id_of(payload: bytes) -> str | None:
         return None
     try:
         return msgspec.json.decode(payload, type=_Id).id
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

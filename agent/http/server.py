@@ -195,4 +195,4 @@ def failure(
     return Response(status, msgspec.json.encode(body), fields={k.replace("_", "-"): v for k, v in fields.items()})
 
 
-_CODES = {404: "not_found", 405: "not_found", 500: "internal", 503: "overloaded"}
+_CODES = {404: "not_found", 405: "not_allowed", 500: "internal", 503: "overloaded"}
