@@ -20,6 +20,8 @@ from agent.engine import Tuning
 from agent.engine.answers import default_folder
 from agent.errors import BackendError, ConfigError, Int8dError, ModelError
 from agent.files import state_folder
+from agent.http.server import Server
+from agent.http.v2 import Api
 from agent.logs import to_stdout
 from agent.mqtt.delivery import Delivery, Route
 from agent.mqtt.messages import Outgoing
@@ -34,6 +36,7 @@ from agent.serving.lane import Lane
 from agent.serving.request import Request
 from agent.serving.strikes import Strikes
 from agent.serving.worker import Workers
+from agent.telemetry.sensors import Sensors
 from agent.telemetry.stats import Stats
 from agent.wire import oip
 
@@ -73,7 +76,7 @@ class Daemon:
                 name: {"version": p.version, "backend": p.engine.backend, "isa": p.engine.isa}
                 for name, p in self._predictors.items()
             },
-        })  # fmt: skip
+        }, Sensors())  # fmt: skip
         self._admission = Admission(self._refuse, config.limits.max_queued_bytes)
         self.state = Path(config.state_folder or state_folder()) / config.device
         seats = seats_of(replicas)
@@ -105,11 +108,14 @@ class Daemon:
             most=config.limits.max_payload_bytes + _PROPERTIES_BYTES,
         )
         self._delivery.attach(self._session)
+        self._http = self._http_server() if config.http.enabled else None
 
     def run(self, stop: threading.Event) -> None:
         """Serves until ``stop`` is set, then drains: finish, publish, acknowledge, say offline."""
         self._worker.start()
         self._session.start()
+        if self._http is not None:
+            self._http.start()
         self._notifier.send("READY=1")
         log.info("serving %s", ", ".join(self._predictors))
         interval = self._config.stats_interval_s
@@ -121,13 +127,33 @@ class Daemon:
             # Fed by progress, not by this thread being awake: a hung kernel must not look alive.
             if self._worker.stuck_for() > hung_s:
                 self._give_up(hung_s)
-            if watchdog and self._worker.stuck_for() < watchdog / 2:
+            if watchdog and self._progresses():
                 self._notifier.send("WATCHDOG=1")
             if time.monotonic() >= next_stats:
                 next_stats = time.monotonic() + interval
                 self._publish_stats()
             stop.wait(min(tick, max(0.01, next_stats - time.monotonic())))
         self._drain()
+
+    def _progresses(self) -> bool:
+        """Whether no request takes too long: what feeds the watchdog, and ``/v2/health/live``."""
+        watchdog = self._notifier.watchdog_s
+        return self._worker.stuck_for() < (watchdog / 2 if watchdog else self._config.containment.hang_timeout_s)
+
+    def _http_server(self) -> Server:
+        api = Api(
+            __version__,
+            self._predictors,
+            self._admission,
+            Lane("http", self._config.http.max_queue),
+            self._stats,
+            self._refuse,
+            alive=self._progresses,
+            ready=lambda: not self._delivery.draining,
+            connected=lambda: self._session.connected,
+        )
+        limits = self._config.limits
+        return Server(self._config.http, api.handle, limits.max_payload_bytes, limits.max_queued_bytes)
 
     def _give_up(self, after_s: float) -> None:
         """A hung kernel or decoder can't be ended alone. The next process gets what was not answered again, and knows
@@ -147,6 +173,8 @@ class Daemon:
             return max(0.0, until - time.monotonic())
 
         finished = self._worker.stop(left())
+        if self._http is not None:
+            self._http.stop(left())
         quiet = self._delivery.quiet(left() if self._session.connected else 0)
         if not (finished and quiet):
             log.warning("stopped before all was answered; the broker will deliver the rest to the next start")

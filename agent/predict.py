@@ -112,7 +112,7 @@ class Predictor:
             )
         kind = kinds.kind_of(payload, content_type)
         if kind == "json":
-            request, arrays = oip.decode(payload)
+            request, arrays = oip.decode(payload, kinds.json_size(content_type))
             stamp = request.parameters.get("source_timestamp_us")
             if isinstance(stamp, int) and ledger.source_unix_us is None:
                 ledger.source_unix_us = stamp
@@ -180,5 +180,5 @@ def request_id_of(payload: bytes) -> str | None:
         return None
     try:
         return msgspec.json.decode(payload, type=_Id).id
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

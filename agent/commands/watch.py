@@ -40,7 +40,7 @@ class Fleet:
             else:
                 try:
                     entry["stats"] = msgspec.json.decode(payload)
-                except msgspec.DecodeError:
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     entry["stats"] = None
 
     def devices(self) -> dict[str, dict[str, Any]]:

@@ -60,6 +60,13 @@ def check(config: Config) -> None:
     contain = config.containment
     require(1 <= contain.max_strikes <= 100, "containment.max_strikes must lie in 1..100")
     require(0 < contain.hang_timeout_s <= _LONGEST_S, f"containment.hang_timeout_s must lie in 0..{_LONGEST_S}")
+    http = config.http
+    require(http.host != "", "http.host is empty; name an address, for example 127.0.0.1")
+    require(0 <= http.port < 65536, f"http.port {http.port} must lie in 0..65535")
+    require(2 <= http.max_connections <= 10_000, "http.max_connections must lie in 2..10000")
+    require(1 <= http.max_queue < http.max_connections, "http.max_queue must lie in 1..max_connections - 1")
+    require(256 <= http.max_header_bytes <= 1 << 20, "http.max_header_bytes must lie in 256..1048576")
+    require(0 < http.timeout_s <= _LONGEST_S, f"http.timeout_s must lie in 0..{_LONGEST_S}")
     require(len(config.model) > 0, "no [[model]] is given; name at least one")
     names = [m.name for m in config.model]
     require(len(set(names)) == len(names), "two models have the same name")

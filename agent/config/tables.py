@@ -126,6 +126,24 @@ class Containment(Table, frozen=True):
     sync: bool = False
 
 
+class Http(Table, frozen=True):
+    """``[http]``. The Open Inference Protocol, health and ``/metrics`` for callers on this box; no password, no TLS.
+
+    host: another than a loopback address opens all of it to whoever reaches it. port: 0 is any that is free; the log
+    names it. max_connections: open at once, a thread each; one more is answered 503. max_queue: of its requests, so
+    many wait; less than max_connections, so that health is answered while all inferences wait. timeout_s: for a client
+    to begin a request, to complete it, and to take the answer. How long a body may be says limits.max_payload_bytes.
+    """
+
+    enabled: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_connections: int = 16
+    max_queue: int = 8
+    max_header_bytes: int = 8192
+    timeout_s: float = 10.0
+
+
 class Config(Table, frozen=True):
     """The whole file. ``device`` names this box in its topics, below ``prefix``.
 
@@ -141,6 +159,7 @@ class Config(Table, frozen=True):
     model_limits: ModelLimits = ModelLimits()
     tuner: Tuner = Tuner()
     containment: Containment = Containment()
+    http: Http = Http()
     state_folder: str = ""
     prefix: str = "int8d"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

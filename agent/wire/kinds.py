@@ -38,3 +38,16 @@ def kind_of(payload: bytes, content_type: str | None) -> Kind:
         if start.startswith(magic):
             return kind
     return "json" if start.lstrip()[:1] == b"{" else "raw"
+
+
+def json_size(content_type: str | None) -> int | None:
+    """The bytes of JSON in front of binary tensors, where the content type names them: ``…; json-size=123``."""
+    if content_type is None or ";" not in content_type:
+        return None
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "json-size":
+            if not (value.isascii() and value.strip().isdigit() and len(value) < 20):
+                raise InputError(f"content type: json-size '{value.strip()}' is no number of bytes")
+            return int(value)
+    return None

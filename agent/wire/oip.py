@@ -2,7 +2,7 @@
 
 A request is ``{"id"?, "parameters"?, "inputs": [{"name", "shape", "datatype", "data"}], "outputs"?}``. With the
 extension, an input has ``parameters.binary_data_size`` instead of ``data``, and its bytes follow the JSON, in order.
-The JSON's own length is then in ``parameters.json_size`` of the message's user properties, or found by reading it.
+The JSON's own length is then what the content type says (``application/json; json-size=123``), or found by reading it.
 """
 
 from __future__ import annotations
@@ -89,14 +89,16 @@ class _Front(msgspec.Struct):
 _front = msgspec.json.Decoder(_Front)
 _decoder = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bytes of any kind
 
 
-def decode(payload: bytes) -> tuple[Request, dict[str, Array]]:
-    """The request and its arrays by input name. Raises ``InputError``."""
-    text, tail = _split(payload)
+def decode(payload: bytes, json_size: int | None = None) -> tuple[Request, dict[str, Array]]:
+    """The request and its arrays by input name. json_size: bytes of its JSON, where known. Raises ``InputError``."""
+    text, rest = _split(payload) if json_size is None else (payload[:json_size], payload[json_size:])
+    tail = memoryview(rest)  # each of many tensors takes its part without copying the others'
     try:
         request = _decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError) as e:
+    except _UNREADABLE as e:
         raise InputError(f"not an Open Inference Protocol request: {e}") from e
     if not request.inputs:
         raise InputError("the request has no inputs")
@@ -116,7 +118,7 @@ def wishes(payload: bytes) -> Wishes:
         return Wishes()
     try:
         return _front.decode(_split(payload)[0]).parameters
-    except (InputError, msgspec.DecodeError, RecursionError):
+    except (InputError, *_UNREADABLE):
         return Wishes()
 
 
@@ -133,7 +135,7 @@ def _split(payload: bytes) -> tuple[bytes, bytes]:
     return payload[:end], payload[end:]
 
 
-def _array(tensor: TensorIn, tail: bytes) -> tuple[Array, bytes]:
+def _array(tensor: TensorIn, tail: memoryview) -> tuple[Array, memoryview]:
     where = f"input '{tensor.name}'"
     if tensor.datatype not in _DATATYPES:
         raise InputError(f"{where}: datatype '{tensor.datatype}' is not taken; use {', '.join(_DATATYPES)}")
