@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import subprocess
 import threading
 from pathlib import Path
 
@@ -14,74 +13,11 @@ import pytest
 from agent.config import Tls
 from agent.errors import ConfigError
 from agent.mqtt import tls
-from tests.agent_process import ROOT, Agent, Peer, picture, truth
+from tests.agent_process import Agent, Peer, picture, truth
 from tests.broker import Mosquitto
+from tests.pki import bash, locked_broker, tls_toml
 
 CONNECT = bytes.fromhex("101100044d5154540502003c000004626f7831")
-
-
-def _recipe() -> str:
-    """The document's recipe, as written."""
-    found = re.search(r"```sh\n(umask 077\n.*?)```", (ROOT / "docs" / "security.md").read_text(), re.S)
-    assert found is not None
-    return found[1]
-
-
-def _bash(script: str, folder: Path) -> None:
-    subprocess.run(["bash", "-ec", script], cwd=folder, check=True, capture_output=True)
-
-
-@pytest.fixture(scope="session")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recipe's files; ``other/`` by an authority of the same name; certificates that expired yesterday, or that
-    are for another host.
-    """
-    folder = tmp_path_factory.mktemp("pki")
-    (folder / "other").mkdir()
-    _bash(_recipe(), folder)
-    _bash(_recipe(), folder / "other")
-    functions = "\n".join(line for line in _recipe().splitlines() if "() {" in line)
-    _bash(
-        functions + "\nsigned elsewhere -addext extendedKeyUsage=serverAuth -addext subjectAltName=DNS:elsewhere",
-        folder,
-    )
-    # OpenSSL 3.0's `req` knows no date of expiry, `ca` does.
-    (folder / "ca.conf").write_text(
-        "[ca]\ndefault_ca=d\n[d]\ndatabase=index\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n"
-        "copy_extensions=copy\n[p]\ncommonName=supplied\n"
-    )
-    (folder / "index").write_text("")
-    (folder / "serial").write_text("1000")
-    for name, extensions in (("late", "-addext subjectAltName=DNS:localhost,IP:127.0.0.1"), ("latebox", "")):
-        _bash(
-            f"openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj /CN={name} -keyout {name}.key "
-            f"-out {name}.csr {extensions}\nopenssl ca -batch -config ca.conf -cert ca.pem -keyfile ca.key "
-            f"-in {name}.csr -out {name}.pem -startdate 20200101000000Z -enddate 20200102000000Z -notext",
-            folder,
-        )
-    return folder
-
-
-def _broker(folder: Path, pki: Path, certificate: str = "broker", extra: str = "") -> Mosquitto:
-    """systemd/mosquitto.conf, with its folders replaced."""
-    folder.mkdir()
-    (folder / "int8d.acl").write_text("user box1\ntopic readwrite #\nuser camera1\ntopic readwrite #\n")
-    text = (ROOT / "systemd" / "mosquitto.conf").read_text()
-    for old, new in {
-        "listener 8883": "user root\nlistener {port}",
-        "/etc/mosquitto/certs/ca.pem": f"{pki}/ca.pem",
-        "/etc/mosquitto/certs/broker": f"{pki}/{certificate}",
-        "/etc/mosquitto": str(folder),
-        "/var/lib/mosquitto": str(folder),
-    }.items():
-        assert old in text, f"the sample no longer has {old}"
-        text = text.replace(old, new)
-    return Mosquitto(folder, config=text + extra)
-
-
-def _toml(pki: Path, own: str | None = "box1", host: str = "localhost") -> str:
-    text = f'host = "{host}"\n[broker.tls]\nca = "{pki}/ca.pem"\n'
-    return text + (f'cert = "{pki}/{own}.pem"\nkey = "{pki}/{own}.key"\n' if own else "")
 
 
 def _connect(port: int, files: Tls, host: str = "localhost") -> None:
@@ -103,9 +39,9 @@ def _files(folder: Path, own: str | None = "box1", ca: Path | None = None) -> Tl
 
 
 def test_a_client_certificate_is_served(tmp_path: Path, pki: Path, stack) -> None:
-    broker = _broker(tmp_path / "broker", pki)
+    broker = locked_broker(tmp_path / "broker", pki)
     stack.callback(broker.stop)
-    agent = Agent(tmp_path, broker.port, broker=_toml(pki))
+    agent = Agent(tmp_path, broker.port, broker=tls_toml(pki))
     stack.callback(agent.kill)
     camera = Peer(broker.port, ["predictions/#"], client_id="camera1", ca=f"{pki}/ca.pem", cert=f"{pki}/camera1.pem",
                   key=f"{pki}/camera1.key")  # fmt: skip
@@ -128,7 +64,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_who_is_refused_is_told_what_to_do(tmp_path: Path, pki: Path, stack, case: str) -> None:
     files, certificate, expected = REFUSED[case]
-    broker = _broker(tmp_path / "broker", pki, certificate)
+    broker = locked_broker(tmp_path / "broker", pki, certificate)
     stack.callback(broker.stop)
     with pytest.raises((ssl.SSLError, ConnectionError)) as caught:
         _connect(broker.port, files(pki))
@@ -136,14 +72,20 @@ def test_who_is_refused_is_told_what_to_do(tmp_path: Path, pki: Path, stack, cas
 
 
 @pytest.mark.parametrize(
-    ("certificate", "expected"), [("late", "renew it on the broker"), ("elsewhere", "set broker.host")]
+    ("own", "certificate", "expected"),
+    [
+        ("box1", "late", "renew it on the broker"),
+        ("box1", "elsewhere", "set broker.host"),
+        (None, "broker", "the broker wants a client certificate"),
+        ("latebox", "broker", "make a new one for broker.tls.cert"),
+    ],
 )
 def test_the_daemon_logs_what_to_do_and_does_not_connect(
-    tmp_path: Path, pki: Path, stack, certificate: str, expected: str
+    tmp_path: Path, pki: Path, stack, own: str | None, certificate: str, expected: str
 ) -> None:
-    broker = _broker(tmp_path / "broker", pki, certificate)
+    broker = locked_broker(tmp_path / "broker", pki, certificate)
     stack.callback(broker.stop)
-    agent = Agent(tmp_path, broker.port, broker=_toml(pki), wait=False)
+    agent = Agent(tmp_path, broker.port, broker=tls_toml(pki, own), wait=False)
     stack.callback(agent.kill)
     agent.wait_log(expected)
     assert "connected over" not in agent.log()
@@ -177,8 +119,8 @@ def test_tls_1_1_is_refused_by_the_agent(pki: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
-def test_tls_1_1_is_refused_by_the_broker(tmp_path: Path, pki: Path, stack) -> None:
-    broker = _broker(tmp_path / "broker", pki)
+def test_tls_1_1_is_refused_by_thelocked_broker(tmp_path: Path, pki: Path, stack) -> None:
+    broker = locked_broker(tmp_path / "broker", pki)
     stack.callback(broker.stop)
     context = ssl.create_default_context(cafile=f"{pki}/ca.pem")
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -198,7 +140,7 @@ def test_a_port_without_tls_is_named(broker: Mosquitto, pki: Path) -> None:
 
 
 def test_the_recipes_certificates_pass_the_strict_rules_of_newer_pythons(tmp_path: Path, pki: Path, stack) -> None:
-    broker = _broker(tmp_path / "broker", pki)
+    broker = locked_broker(tmp_path / "broker", pki)
     stack.callback(broker.stop)
     context = tls.context(_files(pki))
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -207,7 +149,7 @@ def test_the_recipes_certificates_pass_the_strict_rules_of_newer_pythons(tmp_pat
 
 
 def _encrypted(pki: Path, folder: Path) -> Tls:
-    _bash(f"openssl ec -in {pki}/box1.key -aes128 -passout pass:secret -out locked.key", folder)
+    bash(f"openssl ec -in {pki}/box1.key -aes128 -passout pass:secret -out locked.key", folder)
     return Tls(ca=f"{pki}/ca.pem", cert=f"{pki}/box1.pem", key=f"{folder}/locked.key")
 
 
