@@ -132,8 +132,8 @@ class Client:
         self._closed = False
         self._network_thread = 0
         self._replies = f"{self._base}/clients/{self._id}/reply"
-        # Under 3.1.1 the reply's topic ends in the request's id; see docs/protocol.md.
-        subscriptions = [(self._replies, 1), (f"{self._base}/v2/models/+/infer/response/+", 1)]
+        # Under 3.1.1 the reply's topic ends in our name and the request's id; see docs/protocol.md.
+        subscriptions = [(self._replies, 1), (f"{self._base}/v2/models/+/infer/response/{self._id}/+", 1)]
         self._session = Session(broker, self._id, subscriptions, self._receive, self._connected, clean=True)
         self._timer = threading.Thread(target=self._watch, name="client-timer", daemon=True)
 
@@ -273,7 +273,7 @@ class Client:
                 None if left == _NEVER else max(1, math.ceil(left)),
             )  # fmt: skip
         else:
-            message = Outgoing(f"{topic}/request/{call.name}", call.payload, 1)
+            message = Outgoing(f"{topic}/request/{self._id}/{call.name}", call.payload, 1)
         self._session.publish(message, lambda reason: self._confirmed(call, reason))
 
     def _confirmed(self, call: _Call, reason: str | None) -> None:

@@ -255,9 +255,9 @@ def _routes(config: Config) -> list[Route]:
     models = f"{config.base}/v2/models"
     lane = Lane("infer")
     routes.append(Route(Filter(f"{models}/+/infer"), "{1}", models + "/{1}/infer/response", lane))
-    # For MQTT 3.1.1, which has no correlation data: the id travels in the topic.
+    # For MQTT 3.1.1, which has no correlation data: the id travels in the topic, with a client's name before it or not.
     routes.append(
-        Route(Filter(f"{models}/+/infer/request/+"), "{1}", models + "/{1}/infer/response/{2}", lane, id_wildcard=2)
+        Route(Filter(f"{models}/+/infer/request/#"), "{1}", models + "/{1}/infer/response/{2}", lane, id_wildcard=2)
     )
     return routes
 

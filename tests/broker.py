@@ -15,14 +15,18 @@ MOSQUITTO = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 
 
 class Mosquitto:
-    """``extra``: lines of mosquitto.conf. State lies in ``folder``, and outlives a kill as far as it is kept."""
+    """``extra``: lines of mosquitto.conf. State lies in ``folder``, and outlives a kill as far as it is kept.
 
-    def __init__(self, folder: Path, extra: str = "", anonymous: bool = True) -> None:
+    config: all of mosquitto.conf instead, with ``{port}``.
+    """
+
+    def __init__(self, folder: Path, extra: str = "", anonymous: bool = True, config: str = "") -> None:
         self.port = free_port()
         self._folder = folder
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous {str(anonymous).lower()}\nset_tcp_nodelay true\n"
+            config.replace("{port}", str(self.port))
+            or f"listener {self.port} 127.0.0.1\nallow_anonymous {str(anonymous).lower()}\nset_tcp_nodelay true\n"
             f"user root\npersistence true\npersistence_location {folder}/\nautosave_interval 1\n"
             f"autosave_on_changes true\nmax_queued_messages 0\n{extra}\n"
         )

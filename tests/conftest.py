@@ -10,6 +10,7 @@ import pytest
 
 from tests.agent_process import Agent, Peer
 from tests.broker import Mosquitto
+from tests.pki import make
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,6 +20,12 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("STATE_DIRECTORY", raising=False)
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates; see tests/pki.py."""
+    return make(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, default=1, metavar="N", help="messages under way at a time (default: 1)")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="send all files N times (default: 1)")
     parser.add_argument("--json", action="store_true", help="print a reply a line")
+    parser.add_argument("--client-id", default="", metavar="NAME",
+                        help="default: a new one; with int8d acl, this user's name at the broker")  # fmt: skip
     connection.add_arguments(parser)
 
 
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     report = _Report(args.json)
     waiting: deque[tuple[str, Future[Reply]]] = deque()
     with Client(
-        connection.broker(args), args.device, args.prefix, max_in_flight=args.window, retry_refused=True
+        connection.broker(args), args.device, args.prefix, args.client_id, max_in_flight=args.window, retry_refused=True
     ) as client:
         for path in itertools.chain.from_iterable(itertools.repeat(args.files, args.repeat)):
             while waiting and (len(waiting) >= args.window or waiting[0][1].done()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import msgspec
@@ -78,8 +77,6 @@ def check(config: Config) -> None:
         cores = model.cores
         sound = len(set(cores)) == len(cores) and all(0 <= core < 4096 for core in cores)
         require(sound, f"model '{model.name}': cores are different numbers in 0..4095")
-    for file in (broker.password_file, *((broker.tls.ca, broker.tls.cert, broker.tls.key) if broker.tls else ())):
-        require(file is None or os.path.isfile(file), f"broker: there is no file '{file}'")
     for route in config.route:
         where = f"route '{route.subscribe}'"
         require(route.model in names, f"{where}: no model '{route.model}'; there are: {', '.join(names)}")
@@ -99,7 +96,7 @@ def _check_topics(config: Config) -> None:
     if len(taken) < len(config.route):
         raise ConfigError("two routes have the same filter; a topic belongs to one route")
     own = {"the device's own infer topics": f"{models}/+/infer", "the device's own request topics":
-           f"{models}/+/infer/request/+"}  # fmt: skip
+           f"{models}/+/infer/request/#"}  # fmt: skip
     inputs = list(taken.items()) + [(name, text.split("/")) for name, text in own.items()]
     for i, (name, levels) in enumerate(inputs):
         for other, others in inputs[:i]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 
 from agent.config.checks import check
+from agent.config.secrets import resolve
 from agent.config.tables import Config
 from agent.errors import ConfigError
 
 
-def load(path: str | os.PathLike[str]) -> Config:
-    """Reads and checks a file. Raises ``ConfigError`` that names the key and what to do."""
+def parse(path: str | os.PathLike[str]) -> Config:
+    """Reads a file and checks all that needs no other file. Raises ``ConfigError`` that names the key."""
     try:
         text = Path(path).read_text("utf-8")
     except OSError as e:
@@ -23,12 +24,18 @@ def load(path: str | os.PathLike[str]) -> Config:
         raise ConfigError(f"{path}: not UTF-8 text") from e
     try:
         config = msgspec.convert(tomllib.loads(text), Config)
+        check(config)
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{path}: not valid TOML: {e}") from e
-    except msgspec.ValidationError as e:
-        raise ConfigError(f"{path}: {e}") from e
-    try:
-        check(config)
-    except ConfigError as e:
+    except (msgspec.ValidationError, ConfigError) as e:
         raise ConfigError(f"{path}: {e}") from e
     return config
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """``parse``, with credentials resolved to files that are here. Raises ``ConfigError``."""
+    config = parse(path)
+    try:
+        return resolve(config)
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from e

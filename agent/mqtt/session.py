@@ -164,7 +164,9 @@ class Session:
             try:
                 link, reader, waiting = self._connect()
             except (OSError, ValueError, ProtocolError, ConfigError) as e:
-                self.refusal = (explain(e) if isinstance(e, OSError) else str(e)) or type(e).__name__
+                self.refusal = (explain(e) if self._settings.tls and isinstance(e, OSError) else str(e)) or type(
+                    e
+                ).__name__
                 self._change_protocol()
             else:
                 taken_over = self._serve(link, reader, waiting)

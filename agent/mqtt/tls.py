@@ -106,17 +106,29 @@ _REASONS |= dict.fromkeys(("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL
 
 
 def explain(error: OSError) -> str:
-    """Why a connection failed, with what to do where OpenSSL's reason tells; for any other error, its own words.
+    """Why a connection over TLS came to nothing, with what to do where that can be told; else the error's own words.
 
-    Under TLS 1.3 a broker refuses our certificate after our side of the handshake is done: that error comes out of the
-    first read.
+    For an error from the first byte to the broker's CONNACK. Under TLS 1.3 a broker refuses our certificate after our
+    side of the handshake is done: its reason comes out of the first read, and a write before it may only say that the
+    connection is gone (see ``last_words``).
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         advice = _VERIFY.get(error.verify_code)
-    elif isinstance(error, ssl.SSLEOFError):
-        advice = "the broker hung up in the TLS handshake: does it speak TLS on this port, and take our certificate?"
+    elif isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError):
+        advice = "the broker hung up on TLS: does it speak TLS on this port, and take our certificate?"
     elif isinstance(error, ssl.SSLError):
         advice = _REASONS.get(error.reason or "")
     else:
         advice = None
     return f"{advice} ({error})" if advice else str(error)
+
+
+def last_words(sock: ssl.SSLSocket, error: OSError) -> OSError:
+    """After a failed write: the alert that the broker left to be read, else ``error``. ``sock`` has a timeout."""
+    try:
+        sock.recv(1)
+    except ssl.SSLError as alert:
+        return alert
+    except OSError:
+        pass
+    return error

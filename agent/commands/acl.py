@@ -1,0 +1,56 @@
+"""``int8d acl``: who may publish and read what, as a file for mosquitto's ``acl_file``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from agent.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="*", metavar="int8d.toml", help="of each device; its routes are read from it")
+    parser.add_argument("--device", action="append", default=[], metavar="NAME", help="a device that has no routes")
+    parser.add_argument("--prefix", default="int8d", help="of these devices' topics (default: int8d)")
+    parser.add_argument("--client", action="append", default=[], metavar="NAME=DEVICE,DEVICE",
+                        help="may send requests to these devices, and read its own replies")  # fmt: skip
+    parser.add_argument("--sender", action="append", default=[], metavar="NAME=TOPIC",
+                        help="may publish to a route's topic, and read where its replies go")  # fmt: skip
+    parser.add_argument("--watcher", action="append", default=[], metavar="NAME",
+                        help="may read what all devices say of themselves, for int8d watch")  # fmt: skip
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    from agent.config import parse
+    from agent.files import write_atomically
+    from agent.mqtt.acl import Device, acl
+
+    devices = [Device(name, args.prefix) for name in args.device]
+    for path in args.config:
+        config = parse(path)
+        routes = tuple((r.subscribe, r.publish) for r in config.route)
+        devices.append(Device(config.device, config.prefix, config.broker.username or "", routes))
+    if not devices:
+        raise ConfigError("no device is named: give an int8d.toml, or --device NAME")
+    clients: dict[str, list[str]] = {}
+    for name, wanted in (_pair(text, "--client", "NAME=DEVICE,DEVICE") for text in args.client):
+        clients.setdefault(name, []).extend(wanted.split(","))
+    senders = [_pair(text, "--sender", "NAME=TOPIC") for text in args.sender]
+    text = acl(devices, clients, senders, args.watcher)
+    if args.output is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        write_atomically(Path(args.output), text.encode())
+    except OSError as e:
+        raise ConfigError(f"{args.output}: can't be written ({e.strerror})") from e
+    return 0
+
+
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+    name, _, rest = text.partition("=")
+    if not name or not rest:
+        raise ConfigError(f"{option} '{text}': write {form}")
+    return name, rest

@@ -1,0 +1,73 @@
+"""Keys of the end-to-end encryption in files and as text.
+
+A private key is a PKCS #8 file in PEM form, as ``int8d key new`` and ``openssl genpkey -algorithm X25519`` write it. A
+public key is ``x25519:`` and 43 characters of URL-safe base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from agent.errors import ConfigError
+from agent.wire.hpke import KEY_BYTES, PrivateKey
+
+_SCHEME = "x25519:"
+
+
+def create(path: str) -> PrivateKey:
+    """A new key, in a new file that its owner alone can read. Raises ``ConfigError`` where the file is there already."""
+    key = X25519PrivateKey.generate()
+    text = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+    except FileExistsError as e:
+        raise ConfigError(f"{path}: is there already; a key that is overwritten is lost") from e
+    except OSError as e:
+        raise ConfigError(f"{path}: can't be written ({e.strerror})") from e
+    return PrivateKey(key)
+
+
+def load(path: str) -> PrivateKey:
+    """Raises ``ConfigError`` where the file can't be read or holds no X25519 key."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(65536)
+    except OSError as e:
+        raise ConfigError(f"{path}: can't be read ({e.strerror}); make a key with: int8d key new {path}") from e
+    try:
+        key = serialization.load_pem_private_key(text, None)
+    except (ValueError, TypeError) as e:
+        raise ConfigError(f"{path}: not a private key in PEM form without a passphrase ({e})") from e
+    if not isinstance(key, X25519PrivateKey):
+        raise ConfigError(f"{path}: a key of another kind; make an X25519 key with: int8d key new FILE")
+    return PrivateKey(key)
+
+
+def public_text(public: bytes) -> str:
+    """``x25519:…``."""
+    return _SCHEME + base64.urlsafe_b64encode(public).decode().rstrip("=")
+
+
+def parse_public(text: str) -> bytes:
+    """The 32 bytes of ``x25519:…``. Raises ``ConfigError``."""
+    try:
+        public = base64.b64decode(text.removeprefix(_SCHEME) + "=", altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        public = b""
+    # A second form of the same bytes would be a second name for one key.
+    if len(public) != KEY_BYTES or public_text(public) != text:
+        raise ConfigError(
+            f"'{text}' is not a public key; `int8d key show FILE` prints one: {_SCHEME} and 43 characters"
+        )
+    return public
