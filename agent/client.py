@@ -265,16 +265,18 @@ class Client:
         call.attempts += 1
         call.sent_ns = call.sent_ns or time.monotonic_ns()
         topic = f"{self._base}/v2/models/{call.model}/infer"
+        expires = None if call.deadline == _NEVER else call.deadline
         if self._session.version == "5":
-            left = call.deadline - time.monotonic()
-            message = Outgoing(
-                topic, call.payload, 1, False, call.name.encode(), self._replies, call.content_type,
-                (("source_timestamp_us", str(time.time_ns() // 1000)),),
-                None if left == _NEVER else max(1, math.ceil(left)),
-            )  # fmt: skip
+            stamps, expiry_s = [("source_timestamp_us", str(time.time_ns() // 1000))], None
+            if expires is not None:
+                left = max(0.001, expires - time.monotonic())
+                stamps.append(("timeout_us", str(round(left * 1e6))))
+                expiry_s = math.ceil(left)
+            message = Outgoing(topic, call.payload, 1, False, call.name.encode(), self._replies, call.content_type,
+                               tuple(stamps), expiry_s)  # fmt: skip
         else:
-            message = Outgoing(f"{topic}/request/{call.name}", call.payload, 1)
-        self._session.publish(message, lambda reason: self._confirmed(call, reason))
+            message = Outgoing(f"{topic}/request/{call.name}", call.payload)
+        self._session.publish(message, lambda reason: self._confirmed(call, reason), expires)
 
     def _confirmed(self, call: _Call, reason: str | None) -> None:
         call.taken, call.unwanted = True, reason

@@ -90,9 +90,12 @@ def test_an_answer_is_waited_for_no_longer_than_the_timeout_and_the_broker_is_to
     agent = responder(lambda payload, n: None)
     with pytest.raises(NoAnswer, match="does it run"):
         client().infer("m", b"x", timeout=1.2, retry=0.4, request_id="one")
-    expiries = [m.properties.MessageExpiryInterval for m in agent.copies["one"]]
-    assert expiries[0] == 2
-    assert min(expiries) == 1
+    told = [(m.properties.MessageExpiryInterval, int(dict(m.properties.UserProperty)["timeout_us"]))
+            for m in agent.copies["one"]]  # fmt: skip
+    assert told[0][0] == 2
+    assert all(us <= seconds * 1e6 for seconds, us in told)
+    assert told == sorted(told, reverse=True)
+    assert 0 < told[-1][1] < told[0][1] <= 1_200_000
 
 
 def test_without_a_connection_the_error_says_so(stack) -> None:
