@@ -226,7 +226,7 @@ class Client:
             raise InputError(f"request_id '{name}': use 1-128 characters, without / + #")
         call = _Call(name, model, payload, content_type, timeout, retry)
         self._enter(call, block and threading.get_ident() != self._network_thread)
-        call.future.add_done_callback(lambda future: self._given_up(call) if future.cancelled() else None)
+        call.future.add_done_callback(lambda future: self._given_up(name, future))  # no circle through the call
         self._begin(call)
         return call.future
 
@@ -371,8 +371,10 @@ class Client:
         except BaseException:  # of a callback: it must end neither the network's thread nor the timer
             log.exception("a callback failed")
 
-    def _given_up(self, call: _Call) -> None:
-        self._leave(call)
+    def _given_up(self, name: str, future: Future[Reply]) -> None:
+        call = self._calls.get(name)
+        if future.cancelled() and call is not None and call.future is future:
+            self._leave(call)
 
 
 def _error(payload: bytes) -> _Error | None:
