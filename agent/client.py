@@ -226,7 +226,7 @@ class Client:
             raise InputError(f"request_id '{name}': use 1-128 characters, without / + #")
         call = _Call(name, model, payload, content_type, timeout, retry)
         self._enter(call, block and threading.get_ident() != self._network_thread)
-        call.future.add_done_callback(lambda future: self._given_up(call) if future.cancelled() else None)
+        call.future.add_done_callback(lambda future: self._given_up(name, future))  # no circle through the call
         self._begin(call)
         return call.future
 
@@ -265,16 +265,18 @@ class Client:
         call.attempts += 1
         call.sent_ns = call.sent_ns or time.monotonic_ns()
         topic = f"{self._base}/v2/models/{call.model}/infer"
+        expires = None if call.deadline == _NEVER else call.deadline
         if self._session.version == "5":
-            left = call.deadline - time.monotonic()
-            message = Outgoing(
-                topic, call.payload, 1, False, call.name.encode(), self._replies, call.content_type,
-                (("source_timestamp_us", str(time.time_ns() // 1000)),),
-                None if left == _NEVER else max(1, math.ceil(left)),
-            )  # fmt: skip
+            stamps, expiry_s = [("source_timestamp_us", str(time.time_ns() // 1000))], None
+            if expires is not None:
+                left = max(0.001, expires - time.monotonic())
+                stamps.append(("timeout_us", str(round(left * 1e6))))
+                expiry_s = math.ceil(left)
+            message = Outgoing(topic, call.payload, 1, False, call.name.encode(), self._replies, call.content_type,
+                               tuple(stamps), expiry_s)  # fmt: skip
         else:
-            message = Outgoing(f"{topic}/request/{self._id}/{call.name}", call.payload, 1)
-        self._session.publish(message, lambda reason: self._confirmed(call, reason))
+            message = Outgoing(f"{topic}/request/{self._id}/{call.name}", call.payload)
+        self._session.publish(message, lambda reason: self._confirmed(call, reason), expires)
 
     def _confirmed(self, call: _Call, reason: str | None) -> None:
         call.taken, call.unwanted = True, reason
@@ -369,8 +371,10 @@ class Client:
         except BaseException:  # of a callback: it must end neither the network's thread nor the timer
             log.exception("a callback failed")
 
-    def _given_up(self, call: _Call) -> None:
-        self._leave(call)
+    def _given_up(self, name: str, future: Future[Reply]) -> None:
+        call = self._calls.get(name)
+        if future.cancelled() and call is not None and call.future is future:
+            self._leave(call)
 
 
 def _error(payload: bytes) -> _Error | None:

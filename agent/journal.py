@@ -2,7 +2,7 @@
 
     journal = Journal("/var/lib/int8d/outbox.db", max_bytes=64 << 20)
     journal.put(b"head", b"body", lambda seq: print("safe as", seq))
-    for record in journal.read(after=0):
+    for record in journal.read(after=0) or ():
         journal.remove(record.seq)
     journal.close()
 
@@ -84,6 +84,7 @@ class Journal:
         self._largest = 0
         self._puts: list[tuple[bytes, bytes, Stored]] = []
         self._removals: list[int] = []
+        self._gone: set[int] = set()  # removed, but not committed yet
         self._queue = threading.Condition()
         self._closing = False
         with self._db_lock:
@@ -106,30 +107,34 @@ class Journal:
     def remove(self, seq: int) -> None:
         """Forgets a record, soon; where there is none, nothing happens."""
         with self._queue:
+            self._gone.add(seq)
             self._removals.append(seq)
             if len(self._removals) == 1:
                 self._queue.notify()
 
-    def read(self, after: int, count: int = 64, size: int = 1 << 20) -> list[Record]:
+    def read(self, after: int, count: int = 64, size: int = 1 << 20) -> list[Record] | None:
         """At most ``count`` records behind number ``after``, in order, and of about ``size`` bytes at most, but one at
-        least if there is one. Empty where the file can't be read at present.
+        least if there is one. None where the file can't be read at present.
         """
         found: list[Record] = []
         with self._db_lock:
             try:
                 if self._db is None:
-                    return []
+                    return None
                 rows = self._db.execute(
-                    "SELECT seq, stored_us, head, body FROM record WHERE seq > ? ORDER BY seq LIMIT ?", (after, count)
+                    "SELECT seq, stored_us, head, body FROM record WHERE seq > ? ORDER BY seq", (after,)
                 )
                 for row in rows:
+                    if row[0] in self._gone:
+                        continue
                     found.append(Record(*row))
                     size -= len(row[2]) + len(row[3])
-                    if size <= 0:
+                    if size <= 0 or len(found) == count:
                         break
                 rows.close()
             except sqlite3.Error as e:
                 self._failed(e)
+                return None
         return found
 
     def close(self) -> None:
@@ -186,6 +191,7 @@ class Journal:
             with self._queue:
                 self._removals += removals
             return [None] * len(puts)
+        self._gone.difference_update(removals)
         for reason, count in drops.items():
             self._dropped(reason, count)
         return outcome

@@ -26,6 +26,7 @@ from agent.mqtt.packets import Connack, Login, ProtocolError, Reader
 from agent.mqtt.tls import explain
 
 log = logging.getLogger(__name__)
+NO_CONNECTION, NO_READER = "no connection", "no matching subscribers"
 _STOP_TIMEOUT_S = 10.0
 _INFLIGHT_311 = 1000  # MQTT 3.1.1 brokers don't say how many they take
 _NOT_UNDERSTOOD = ("hung up", "no answer", packets.reason_name(packets.UNSUPPORTED_VERSION))
@@ -36,6 +37,7 @@ class _Sent:
     message: Outgoing
     confirmed: Confirmed
     expires: float | None  # time.monotonic
+    once: bool
 
 
 class Session:
@@ -96,28 +98,31 @@ class Session:
         return "5" if self._v5 else "3.1.1"
 
     def publish(self, message: Outgoing, confirmed: Confirmed = lambda reason: None,
-                expires: float | None = None) -> None:  # fmt: skip
+                expires: float | None = None, once: bool = False) -> None:  # fmt: skip
         """Publishes, or keeps the message (QoS 1) until there is a connection.
 
         confirmed(None) once the broker has taken it; confirmed(reason) if it refused it, or if it could not be sent
         before ``expires`` (``time.monotonic``): reason is then ``expired``. From another thread, perhaps before this
-        returns.
+        returns. With ``once``, the message is the caller's to repeat: the reason is ``NO_CONNECTION`` where there is none
+        or it is lost, and ``NO_READER`` where the broker says that nobody subscribes (MQTT 5).
         """
         why: str | None = None
         link = self._link
         try:
             if message.qos == 0:
                 if link is None:
-                    why = "no connection"
+                    why = NO_CONNECTION
                 else:
                     link.send(packets.publish(message, 0, self._v5))
             else:
                 with self._lock:
                     if self._quota > 0 and not self._queued:
-                        self._send(_Sent(message, confirmed, expires))
+                        self._send(_Sent(message, confirmed, expires, once))
+                    elif once and self._link is None:
+                        why = NO_CONNECTION
                     else:
                         packets.publish(message, 1, self._v5)  # raises where it can't be sent at all
-                        self._queued.append(_Sent(message, confirmed, expires))
+                        self._queued.append(_Sent(message, confirmed, expires, once))
         except ValueError as e:
             why = str(e)
         if link is not None:
@@ -275,8 +280,14 @@ class Session:
         with self._lock:
             self._link = None
             self._quota = 0
+            lost = [s for s in (*self._inflight.values(), *self._queued) if s.once]
+            if lost:
+                self._inflight = OrderedDict((mid, s) for mid, s in self._inflight.items() if not s.once)
+                self._queued = deque(s for s in self._queued if not s.once)
         self._ready.clear()
         link.close()
+        for sent in lost:
+            sent.confirmed(NO_CONNECTION)
 
     def _change_protocol(self) -> None:
         """Under ``auto``, a broker that hangs up on MQTT 5 before it ever accepted us gets 3.1.1 next, and in turn."""
@@ -303,7 +314,10 @@ class Session:
             failed = self._drain() if self._queued else ()
         for other, why in failed:
             other.confirmed(why)
-        sent.confirmed(packets.reason_name(reason) if reason >= packets.FAILURE else None)
+        if reason >= packets.FAILURE:
+            sent.confirmed(packets.reason_name(reason))
+        else:
+            sent.confirmed(NO_READER if sent.once and reason == packets.NO_SUBSCRIBERS else None)
 
     def _suback(self, body: bytes) -> None:
         _, reasons = packets.parse_suback(body, self._v5)
