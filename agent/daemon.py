@@ -33,6 +33,7 @@ from agent.serving.lane import Lane
 from agent.serving.request import Request
 from agent.serving.strikes import Strikes
 from agent.serving.worker import Worker
+from agent.telemetry.drift import Drift
 from agent.telemetry.stats import Stats
 from agent.wire import oip
 
@@ -63,7 +64,8 @@ class Daemon:
     def __init__(self, config: Config, notifier: Notifier | None = None) -> None:
         self._config = config
         self._notifier = notifier or Notifier()
-        self._predictors = _load_models(config, self._notifier)
+        self._drift = Drift(config.drift)
+        self._predictors = _load_models(config, self._notifier, self._drift)
         self._stats = Stats({
             "device": config.device,
             "int8d": __version__,
@@ -163,7 +165,9 @@ class Daemon:
 
     def _publish_stats(self) -> None:
         if self._session.connected:
-            document = self._stats.document(protocol=self._session.version, queued=len(self._admission))
+            document = self._stats.document(
+                protocol=self._session.version, queued=len(self._admission), drift=self._drift.snapshot()
+            )
             self._session.publish(Outgoing(f"{self._config.base}/stats", document, 0, True))
 
     def _ready_topic(self, model: str) -> str:
@@ -189,7 +193,7 @@ class Daemon:
         )
 
 
-def _load_models(config: Config, notifier: Notifier) -> dict[str, Predictor]:
+def _load_models(config: Config, notifier: Notifier, drift: Drift) -> dict[str, Predictor]:
     predictors = {}
     tuner = config.tuner
     tuning = Tuning(tuner.folder or default_folder(), tuner.budget_s) if tuner.enabled else None
@@ -202,6 +206,8 @@ def _load_models(config: Config, notifier: Notifier) -> dict[str, Predictor]:
         except Int8dError as e:
             raise ModelError(f"model '{model.name}': {e}") from e
         predictors[model.name] = Predictor(engine, model.name, model.version, config.limits)
+        if config.drift.enabled:
+            predictors[model.name].observe = drift.watch(model.name, contents)
     return predictors
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,7 @@ class Predictor:
 
             self._images = ImageDecoder(header.preprocess, engine.inputs[header.preprocess.input], limits)
         self._image_input = header.preprocess.input if header.preprocess else ""
+        self.observe: Callable[[Mapping[str, Array], Mapping[str, Array]], None] | None = None  # of each inference
 
     def predict(
         self,
@@ -45,6 +48,8 @@ class Predictor:
         ledger.stamp("compute_input")
         outputs = self.engine.run(inputs)
         ledger.stamp("compute_infer")
+        if self.observe is not None:
+            self.observe(inputs, outputs)
         reply = oip.Reply(self.name, self.version, [oip.tensor_out(k, v) for k, v in outputs.items()], request_id)
         if self._post is not None:
             reply.classes = self._classes(outputs[self._post.output])

@@ -1,6 +1,18 @@
 """int8d.toml as typed, validated settings."""
 
 from agent.config.load import load
-from agent.config.tables import Broker, Config, Containment, ModelConfig, RouteConfig, Tls, Tuner
+from agent.config.tables import (
+    Broker,
+    Config,
+    Containment,
+    Drift,
+    HomeAssistant,
+    ModelConfig,
+    RouteConfig,
+    Sparkplug,
+    Tls,
+    Tuner,
+)  # fmt: skip
 
-__all__ = ["Broker", "Config", "Containment", "ModelConfig", "RouteConfig", "Tls", "Tuner", "load"]
+__all__ = ["Broker", "Config", "Containment", "Drift", "HomeAssistant", "ModelConfig", "RouteConfig", "Sparkplug",
+           "Tls", "Tuner", "load"]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 
@@ -60,6 +61,14 @@ def check(config: Config) -> None:
     contain = config.containment
     require(1 <= contain.max_strikes <= 100, "containment.max_strikes must lie in 1..100")
     require(0 < contain.hang_timeout_s <= _LONGEST_S, f"containment.hang_timeout_s must lie in 0..{_LONGEST_S}")
+    drift = config.drift
+    require(1 <= drift.window <= 1_000_000, "drift.window must lie in 1..1000000")
+    require(1 <= drift.every <= 1_000_000, "drift.every must lie in 1..1000000")
+    require(0 < drift.moderate <= drift.major < math.inf, "drift.moderate and major must be above zero, in this order")
+    prefix = config.home_assistant.prefix
+    require(bool(re.fullmatch(r"[^+#$\x00/][^+#\x00]*", prefix)), f"home_assistant.prefix '{prefix}' is not a topic")
+    group = config.sparkplug.group
+    require(bool(re.fullmatch(r"[^+#/$\x00][^+#/\x00]*", group)), f"sparkplug.group '{group}' must do without + # /")
     require(len(config.model) > 0, "no [[model]] is given; name at least one")
     names = [m.name for m in config.model]
     require(len(set(names)) == len(names), "two models have the same name")
@@ -96,6 +105,11 @@ def _check_topics(config: Config) -> None:
                for r in config.route]  # fmt: skip
     for topic in ("available", "stats", "v2/models/+/ready", "v2/models/+/infer/response/#"):
         outputs.append((f"the device's own '{config.base}/{topic}'", f"{config.base}/{topic}".split("/")))
+    if config.home_assistant.enabled:
+        topic = f"{config.home_assistant.prefix}/device/+/config"
+        outputs.append((f"Home Assistant's '{topic}'", topic.split("/")))
+    if config.sparkplug.enabled:
+        outputs.append(("what Sparkplug publishes", f"spBv1.0/{config.sparkplug.group}/+/{config.device}".split("/")))
     for what, levels in outputs:
         for name, others in inputs:
             if meet(levels, others):
