@@ -36,6 +36,7 @@ from agent.serving.lane import Lane
 from agent.serving.request import Request
 from agent.serving.strikes import Strikes
 from agent.serving.worker import Workers
+from agent.telemetry.drift import Drift
 from agent.telemetry.sensors import Sensors
 from agent.telemetry.stats import Stats
 from agent.wire import oip
@@ -68,7 +69,8 @@ class Daemon:
     def __init__(self, config: Config, notifier: Notifier | None = None) -> None:
         self._config = config
         self._notifier = notifier or Notifier()
-        self._predictors, replicas = _load_models(config, self._notifier)
+        self._drift = Drift(config.drift)
+        self._predictors, replicas = _load_models(config, self._notifier, self._drift)
         self._stats = Stats({
             "device": config.device,
             "int8d": __version__,
@@ -202,7 +204,9 @@ class Daemon:
 
     def _publish_stats(self) -> None:
         if self._session.connected:
-            document = self._stats.document(protocol=self._session.version, queued=len(self._admission))
+            document = self._stats.document(
+                protocol=self._session.version, queued=len(self._admission), drift=self._drift.snapshot()
+            )
             self._session.publish(Outgoing(f"{self._config.base}/stats", document, 0, True))
 
     def _ready_topic(self, model: str) -> str:
@@ -228,7 +232,9 @@ class Daemon:
         )
 
 
-def _load_models(config: Config, notifier: Notifier) -> tuple[dict[str, Predictor], dict[str, list[Seat]]]:
+def _load_models(
+    config: Config, notifier: Notifier, drift: Drift
+) -> tuple[dict[str, Predictor], dict[str, list[Seat]]]:
     """By name: the model's first predictor, and all its replicas."""
     predictors, replicas = {}, {}
     tuner = config.tuner
@@ -237,7 +243,9 @@ def _load_models(config: Config, notifier: Notifier) -> tuple[dict[str, Predicto
         if tuning is not None:  # many models may take longer than a service may take to start
             notifier.send(f"EXTEND_TIMEOUT_USEC={round((2 * tuner.budget_s + _LOAD_S) * 1e6)}")
         try:
-            predictors[model.name], replicas[model.name] = load_replicas(model, config, tuning)
+            predictors[model.name], replicas[model.name] = load_replicas(
+                model, config, tuning, drift.watch if config.drift.enabled else lambda name, model: None
+            )
         except Int8dError as e:
             raise ModelError(f"model '{model.name}': {e}") from e
     return predictors, replicas

@@ -1,7 +1,9 @@
 """The model file: one safetensors file that holds everything a device needs.
 
 Its tensors are the graph's constants and ``golden/<i>/in|out/<name>`` arrays; ``__metadata__["int8d"]`` is the
-``Header`` as JSON. Reading maps the file and copies nothing; everything is validated before it is handed out.
+``Header`` as JSON, and ``__metadata__["int8d.statistics"]``, where it is there, ``agent.statistics.Statistics``: apart,
+so that an agent that does not know it reads the file all the same. Reading maps the file and copies nothing;
+everything is validated before it is handed out.
 
     model = read("digits.int8.safetensors")
     model.header.graph.inputs, model.constants["conv1.weight"].shape
@@ -9,6 +11,7 @@ Its tensors are the graph's constants and ``golden/<i>/in|out/<name>`` arrays; `
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 from dataclasses import dataclass, field
@@ -22,9 +25,12 @@ from numpy.typing import NDArray
 from agent.errors import ModelError
 from agent.files import write_atomically
 from agent.graph import Graph
+from agent.statistics import Statistics
+from agent.statistics import check as check_statistics
 from agent.validate import Limits, validate
 
 FORMAT = 1
+_STATISTICS = "int8d.statistics"
 _DTYPES: dict[str, type[np.generic]] = {
     "U8": np.uint8, "I8": np.int8, "I32": np.int32, "F32": np.float32, "I64": np.int64
 }  # fmt: skip
@@ -84,6 +90,7 @@ class Model:
     header: Header
     constants: dict[str, Array]
     golden: tuple[Golden, ...] = field(default=())
+    statistics: Statistics | None = None
 
 
 def read(path: str | os.PathLike[str], limits: Limits = Limits()) -> Model:
@@ -110,10 +117,13 @@ def read(path: str | os.PathLike[str], limits: Limits = Limits()) -> Model:
         raise ModelError(f"{path}: a safetensors file, but not an int8d model: it has no 'int8d' metadata")
     try:
         header = msgspec.json.decode(metadata["int8d"], type=Header)
+        statistics = None
+        if _STATISTICS in metadata:
+            statistics = msgspec.json.decode(metadata[_STATISTICS], type=Statistics)
     except (msgspec.DecodeError, RecursionError) as e:
         raise ModelError(f"{path}: the header is damaged or of another version: {e}") from e
     try:
-        return assemble(header, arrays, limits)
+        return assemble(header, arrays, limits, statistics)
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
 
@@ -149,14 +159,21 @@ def _map_arrays(
     return arrays
 
 
-def assemble(header: Header, arrays: dict[str, Array], limits: Limits = Limits()) -> Model:
+def assemble(
+    header: Header, arrays: dict[str, Array], limits: Limits = Limits(), statistics: Statistics | None = None
+) -> Model:
     """Sorts a file's arrays into constants and golden ones, and validates all. Raises ``ModelError``."""
     if header.format != FORMAT:
         raise ModelError(f"format {header.format} is not supported here, only {FORMAT}: update int8d")
     constants = {k: v for k, v in arrays.items() if not k.startswith("golden/")}
     validate(header.graph, constants, limits)
     _validate_processing(header)
-    return Model(header, constants, _golden(header.graph, {k: v for k, v in arrays.items() if k not in constants}))
+    if statistics is not None:
+        post = header.postprocess
+        classes = next((t.shape[-1] for t in header.graph.tensors if post is not None and t.name == post.output), 0)
+        check_statistics(statistics, header.graph, classes)
+    golden = _golden(header.graph, {k: v for k, v in arrays.items() if k not in constants})
+    return Model(header, constants, golden, statistics)
 
 
 def _validate_processing(header: Header) -> None:
@@ -209,7 +226,20 @@ def write(path: str | os.PathLike[str], model: Model) -> None:
     for i, golden in enumerate(model.golden):
         arrays |= {f"golden/{i}/in/{k}": v for k, v in golden.inputs.items()}
         arrays |= {f"golden/{i}/out/{k}": v for k, v in golden.outputs.items()}
-    assemble(model.header, arrays)
+    assemble(model.header, arrays, statistics=model.statistics)
     ordered = {k: np.ascontiguousarray(arrays[k]) for k in sorted(arrays)}
-    header = msgspec.json.encode(model.header, order="deterministic").decode()
-    write_atomically(Path(path), save(ordered, {"int8d": header}))
+    metadata = {"int8d": msgspec.json.encode(model.header, order="deterministic").decode()}
+    if model.statistics is not None:
+        metadata[_STATISTICS] = msgspec.json.encode(model.statistics, order="deterministic").decode()
+    data = save(ordered, metadata)
+    write_atomically(Path(path), data if len(metadata) == 1 else _in_order(data))
+
+
+def _in_order(data: bytes) -> bytes:
+    """safetensors puts several metadata keys in another order each time; here they are sorted."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from agent.wire import kinds, oip, tensors
 from agent.wire.limits import Limits
 
 Array = NDArray[np.generic]
+Observe = Callable[[Mapping[str, Array], Mapping[str, Array]], None]
 JSON = "application/json"
 _SMALL = 64  # scores; below, Python's own arithmetic costs less than a handful of numpy's calls
 
@@ -47,6 +48,7 @@ class Predictor:
 
             self._images = ImageDecoder(header.preprocess, engine.inputs[header.preprocess.input], limits)
         self._image_input = header.preprocess.input if header.preprocess else ""
+        self.observe: Observe | None = None  # of each inference
 
     def predict(
         self,
@@ -61,6 +63,8 @@ class Predictor:
         ledger.stamp("compute_input")
         outputs = self.engine.run(inputs)
         ledger.stamp("compute_infer")
+        if self.observe is not None:
+            self.observe(inputs, outputs)
         return self._encode(outputs, request_id, ledger)
 
     def predict_batch(self, requests: Sequence[Request]) -> list[bytes | Exception]:
@@ -83,7 +87,9 @@ class Predictor:
         outputs = self.batches.run([inputs for _, inputs, _ in members])
         for i, _, _ in members:
             requests[i].ledger.stamp("compute_infer")
-        for (i, _, request_id), output in zip(members, outputs, strict=True):
+        for (i, inputs, request_id), output in zip(members, outputs, strict=True):
+            if self.observe is not None:
+                self.observe(inputs, output)
             results[i] = self._encode(output, request_id, requests[i].ledger)
         self.note(len(requests), time.monotonic() - begun)
         return results

@@ -8,20 +8,29 @@ are mapped once; what kernels pack of them, each engine has for itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from agent.config.tables import Config, ModelConfig
 from agent.engine import Tuning, load, load_batches
 from agent.errors import ConfigError
-from agent.modelfile import read
-from agent.predict import Predictor
+from agent.modelfile import Model, read
+from agent.predict import Observe, Predictor
 from agent.serving.batcher import Seat
 
 
-def load_replicas(model: ModelConfig, config: Config, tuning: Tuning | None) -> tuple[Predictor, list[Seat]]:
-    """A model's first predictor, and a seat a replica. What the tuner finds for the first holds for the others."""
+def load_replicas(
+    model: ModelConfig,
+    config: Config,
+    tuning: Tuning | None,
+    watch: Callable[[str, Model], Observe | None] = lambda name, model: None,
+) -> tuple[Predictor, list[Seat]]:
+    """A model's first predictor, and a seat a replica. What the tuner finds for the first holds for the others.
+
+    watch(name, model): who looks at each inference of the model, of all its replicas; None: nobody.
+    """
     contents = read(model.path, config.model_limits)
+    observe = watch(model.name, contents)
     predictors: list[Predictor] = []
     seats: list[Seat] = []
     for cores in shares(model.cores, model.replicas):
@@ -29,6 +38,7 @@ def load_replicas(model: ModelConfig, config: Config, tuning: Tuning | None) -> 
             engine = load(contents, model.threads, model.backend, spin_us=config.spin_us, tuning=tuning)
             batches = load_batches(engine, contents, model.max_batch, tuning)
         predictors.append(Predictor(engine, model.name, model.version, config.limits, batches))
+        predictors[-1].observe = observe
         seats.append(Seat(predictors[-1], cores, model.batch_wait_us / 1e6))
     return predictors[0], seats
 

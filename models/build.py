@@ -15,6 +15,7 @@ from models.compress.quantize import quantize
 from models.compress.ranges import DEFAULT_RULE
 from models.compress.report import Observed
 from models.intake.torch_export import to_graph
+from models.statistics import with_statistics
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ def build(
     version: str = "1",
     golden: int = 4,
     rule: str = DEFAULT_RULE,
+    usual: torch.Tensor | None = None,
 ) -> Built:
     """What a module becomes. module: float, eval, of one input; several outputs are compared by the first.
 
     calibration: batches [n, c, h, w] f32. probes: [n, c, h, w] f32, the first ``golden`` of which are stored with their
     outputs; all are compared. rule: of calibration, see ``models.compress.ranges``. The graph takes u8 NHWC and gives
-    f32.
+    f32. usual: [n, c, h, w] f32, what the file's statistics are made of; default: the calibration. A network is surest
+    of what it was trained on, so give what it was not.
     """
     converted = quantize(module, calibration, rule)
     graph, constants = to_graph(converted, [preprocess.input])
@@ -76,7 +79,10 @@ def build(
     classes = -1 if a.ndim == 2 else 1  # of a map, along torch's channels
     agreement = float((a.argmax(classes) == b.argmax(classes)).mean())
     parity = Parity(len(a), agreement, float((steps < 1.5).mean()), float(np.rint(steps.max())))
-    return Built(Model(header, bare.constants, tuple(pairs)), converted, parity, converted.meta["calibration"])
+    batches = calibration if usual is None else [usual]
+    samples = [{source: np.ascontiguousarray(x.permute(0, 2, 3, 1).numpy())} for b in batches for x in b.split(1)]
+    model = with_statistics(Model(header, bare.constants, tuple(pairs)), samples)
+    return Built(model, converted, parity, converted.meta["calibration"])
 
 
 def quantized_input(engine, name: str, x: np.ndarray) -> np.ndarray:

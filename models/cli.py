@@ -16,6 +16,7 @@ from agent.errors import Int8dError
 COMMANDS = {
     "build": ("build", "build a model of the zoo"),
     "import": ("import_model", "bring a TFLite, ONNX or torch model"),
+    "record": ("record", "record what a model sees and says over usual inputs, for drift on the device"),
     "check": ("check", "hold a model against the source that it was imported from"),
 }
 

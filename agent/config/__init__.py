@@ -1,6 +1,30 @@
 """int8d.toml as typed, validated settings."""
 
 from agent.config.load import load, parse
-from agent.config.tables import Broker, Config, Containment, ModelConfig, RouteConfig, Tls, Tuner
+from agent.config.tables import (
+    Broker,
+    Config,
+    Containment,
+    Drift,
+    HomeAssistant,
+    ModelConfig,
+    RouteConfig,
+    Sparkplug,
+    Tls,
+    Tuner,
+)
 
-__all__ = ["Broker", "Config", "Containment", "ModelConfig", "RouteConfig", "Tls", "Tuner", "load", "parse"]
+__all__ = [
+    "Broker",
+    "Config",
+    "Containment",
+    "Drift",
+    "HomeAssistant",
+    "ModelConfig",
+    "RouteConfig",
+    "Sparkplug",
+    "Tls",
+    "Tuner",
+    "load",
+    "parse",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import msgspec
@@ -66,6 +67,14 @@ def check(config: Config) -> None:
     require(1 <= http.max_queue < http.max_connections, "http.max_queue must lie in 1..max_connections - 1")
     require(256 <= http.max_header_bytes <= 1 << 20, "http.max_header_bytes must lie in 256..1048576")
     require(0 < http.timeout_s <= _LONGEST_S, f"http.timeout_s must lie in 0..{_LONGEST_S}")
+    drift = config.drift
+    require(1 <= drift.window <= 1_000_000, "drift.window must lie in 1..1000000")
+    require(1 <= drift.every <= 1_000_000, "drift.every must lie in 1..1000000")
+    require(0 < drift.moderate <= drift.major < math.inf, "drift.moderate and major must be above zero, in this order")
+    prefix = config.home_assistant.prefix
+    require(bool(re.fullmatch(r"[^+#$\x00/][^+#\x00]*", prefix)), f"home_assistant.prefix '{prefix}' is not a topic")
+    group = config.sparkplug.group
+    require(bool(re.fullmatch(r"[^+#/$\x00][^+#/\x00]*", group)), f"sparkplug.group '{group}' must do without + # /")
     require(len(config.model) > 0, "no [[model]] is given; name at least one")
     names = [m.name for m in config.model]
     require(len(set(names)) == len(names), "two models have the same name")
@@ -106,6 +115,11 @@ def _check_topics(config: Config) -> None:
                for r in config.route]  # fmt: skip
     for topic in ("available", "stats", "v2/models/+/ready", "v2/models/+/infer/response/#"):
         outputs.append((f"the device's own '{config.base}/{topic}'", f"{config.base}/{topic}".split("/")))
+    if config.home_assistant.enabled:
+        topic = f"{config.home_assistant.prefix}/device/+/config"
+        outputs.append((f"Home Assistant's '{topic}'", topic.split("/")))
+    if config.sparkplug.enabled:
+        outputs.append(("what Sparkplug publishes", f"spBv1.0/{config.sparkplug.group}/+/{config.device}".split("/")))
     for what, levels in outputs:
         for name, others in inputs:
             if meet(levels, others):

@@ -144,6 +144,40 @@ class Http(Table, frozen=True):
     timeout_s: float = 10.0
 
 
+class Drift(Table, frozen=True):
+    """``[drift]``. Whether inputs and predictions still look like those recorded in the model file (docs/drift.md).
+
+    every: one inference in so many is looked at, on average. window: how many of those the verdict is about. moderate,
+    major: the population stability index from which on the verdict says so, chance apart.
+    """
+
+    enabled: bool = True
+    window: int = 1000
+    every: int = 20
+    moderate: float = 0.1
+    major: float = 0.25
+
+
+class HomeAssistant(Table, frozen=True):
+    """``[home_assistant]``. Whether the device shows up in Home Assistant by itself, by MQTT discovery.
+
+    prefix: Home Assistant's own, as its MQTT integration is set. Switched off again, what was published is taken back.
+    """
+
+    enabled: bool = False
+    prefix: str = "homeassistant"
+
+
+class Sparkplug(Table, frozen=True):
+    """``[sparkplug]``. Whether the device is a Sparkplug B edge node, too, named after ``device``, in ``group``.
+
+    It takes a connection of its own, under ``broker.client_id`` with ``-sparkplug`` behind it.
+    """
+
+    enabled: bool = False
+    group: str = "int8d"
+
+
 class Config(Table, frozen=True):
     """The whole file. ``device`` names this box in its topics, below ``prefix``.
 
@@ -160,6 +194,9 @@ class Config(Table, frozen=True):
     tuner: Tuner = Tuner()
     containment: Containment = Containment()
     http: Http = Http()
+    drift: Drift = Drift()
+    home_assistant: HomeAssistant = HomeAssistant()
+    sparkplug: Sparkplug = Sparkplug()
     state_folder: str = ""
     prefix: str = "int8d"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -50,6 +50,11 @@ def samples(folder: Path, shape: Sequence[int], preprocess: str | None = None) -
     return taken
 
 
+def as_graph(samples: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    """Views of samples in the graph's layout: [n, h, w, c] for [n, c, h, w], the rest as it is."""
+    return [(x.permute(0, 2, 3, 1) if x.ndim == 4 else x).numpy() for x in samples]
+
+
 def _decoder(shape: Sequence[int], preprocess: str | None) -> ImageDecoder | None:
     if len(shape) != 4 or shape[0] != 1:
         return None

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from agent.errors import ModelError
 from models.compress.quantize import quantize
-from models.intake.calibration import Pixels, samples, usual_pixels
+from models.intake.calibration import Pixels, as_graph, samples, usual_pixels
 from models.intake.onnx import elementwise, products, quantized, shapes, windows
 from models.intake.onnx.fusions import fuse
 from models.intake.onnx.proto import Source, parse
@@ -39,6 +39,7 @@ def read(path: str | Path, options: Options) -> Imported:
     first = source.inputs[0] if source.inputs else None
     if first is None:
         raise ModelError(f"{path}: the graph has no input")
+    taken: list[torch.Tensor] = []
     description = {"format": f"ONNX, opset {source.opset}", "producer": source.producer}
     if is_quantized(module):
         if options.calibrate is not None:
@@ -54,7 +55,8 @@ def read(path: str | Path, options: Options) -> Imported:
         description["calibration"] = f"{len(taken)} pictures or arrays, by {options.rule}"
     graph, constants = to_graph(module, [i.name for i in source.inputs], source.outputs)
     pixels: Pixels = usual_pixels(first.shape) if first.dtype is torch.float32 else "raw"
-    return Imported(graph, constants, description, pixels=pixels, calibration=module.meta.get("calibration", ()))
+    seen = module.meta.get("calibration", ())
+    return Imported(graph, constants, description, pixels=pixels, calibration=seen, samples=as_graph(taken))
 
 
 def is_quantized(module: GraphModule) -> bool:

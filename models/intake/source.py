@@ -29,6 +29,7 @@ from agent.modelfile import FORMAT, Golden, Header, Model, Postprocess, Preproce
 from agent.validate import Limits, node_outputs
 from models.compress import ranges
 from models.compress.report import Observed
+from models.statistics import with_statistics
 
 GOLDEN = 2
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -55,7 +56,7 @@ class Imported:
     description: for the file's provenance. pixels: what a pixel means where no --preprocess says it. fit: how a
     picture gets the input's size: ``whole`` is resized to it (bicubic), of ``centre`` the shorter side is resized to
     8/7 of the input's and the centre cut out (bilinear), as torchvision does. calibration: what it saw, where it was
-    done here.
+    done here; samples: what it was done on, each as the graph's only input.
     """
 
     graph: g.Graph
@@ -64,10 +65,13 @@ class Imported:
     pixels: Literal["raw", "0..1", "-1..1", "imagenet"] = "raw"
     fit: Literal["whole", "centre"] = "centre"
     calibration: Sequence[Observed] = ()
+    samples: Sequence[np.ndarray] = ()
 
 
 def import_source(source: str | Path, options: Options = Options(), limits: Limits = Limits()) -> Model:
     """A path, or ``package.module:function``, to a validated model with golden outputs. Writes nothing.
+
+    Where it is calibrated here, the model has statistics, too.
 
     Raises ``ModelError`` for what is not taken, is damaged, or has no form here.
     """
@@ -90,7 +94,10 @@ def import_calibrated(
     pre = picture_preprocess(imported, options.preprocess)
     provenance = _provenance(source) | imported.description
     header = Header(FORMAT, name, "1", imported.graph, pre, post, labels, provenance)
-    return with_golden(assemble(header, imported.constants, limits)), imported.calibration
+    model = with_golden(assemble(header, imported.constants, limits))
+    if imported.samples:
+        model = with_statistics(model, [{imported.graph.inputs[0]: x} for x in imported.samples])
+    return model, imported.calibration
 
 
 def recognize(source: str) -> Literal["tflite", "onnx", "torch"]:
@@ -147,7 +154,7 @@ def with_golden(model: Model) -> Model:
                 scale, zero_point = _container(graph, x)
                 inputs[x.name] = (inputs[x.name] - np.float32(zero_point)) * np.float32(scale)
         made.append(Golden(inputs, engine.run(inputs)))
-    return Model(model.header, model.constants, tuple(made))
+    return replace(model, golden=tuple(made))
 
 
 def _provenance(source: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ from agent.errors import ModelError
 from models.compress.prepare import functional_module
 from models.compress.quantize import quantize_program
 from models.intake.aten.operators import QUANTIZE
-from models.intake.calibration import samples, usual_pixels
+from models.intake.calibration import as_graph, samples, usual_pixels
 from models.intake.source import Imported, Options
 from models.intake.torch_export import to_graph
 
@@ -42,6 +42,7 @@ def read(source: str | Path, options: Options) -> Imported:
     program = _load(path) if path.exists() else _call(str(source))
     description = {"format": "torch.export", "producer": f"torch {torch.__version__}"}
     shapes = _input_shapes(program, str(source))
+    taken: list[torch.Tensor] = []
     if any(node.target is QUANTIZE for node in program.graph.nodes):
         if options.calibrate is not None:
             raise ModelError(f"--calibrate: {source} is quantized already; leave it out")
@@ -57,7 +58,8 @@ def read(source: str | Path, options: Options) -> Imported:
         description["calibration"] = f"{len(taken)} pictures or arrays, by {options.rule}"
     graph, constants = to_graph(module)
     seen = module.meta.get("calibration", ())
-    return Imported(graph, constants, description, pixels=usual_pixels(shapes[0]), calibration=seen)
+    return Imported(graph, constants, description, pixels=usual_pixels(shapes[0]), calibration=seen,
+                    samples=as_graph(taken))  # fmt: skip
 
 
 def _load(path: Path) -> ExportedProgram:

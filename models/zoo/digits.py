@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +123,7 @@ def make(seed_threads: int = 1) -> Result:
             [str(d) for d in range(10)],
             Preprocess("x", mode="L"),
             {},
+            usual=held,
         )
     finally:
         torch.set_num_threads(before)
@@ -137,8 +138,7 @@ def make(seed_threads: int = 1) -> Result:
     }
     header = type(header)(header.format, header.name, header.version, header.graph, header.preprocess,
                           header.postprocess, header.labels, provenance)  # fmt: skip
-    return Result(Model(header, built.model.constants, built.model.golden), float_accuracy, int8_accuracy, built.parity,
-                  built.calibration)  # fmt: skip
+    return Result(replace(built.model, header=header), float_accuracy, int8_accuracy, built.parity, built.calibration)
 
 
 def accuracy(model: Model, data: Split) -> float:
