@@ -26,7 +26,7 @@ class Responder(Peer):
         self.lock = threading.Lock()
         self.unanswered = self.most_unanswered = 0
         models = "int8d/box1/v2/models/+/infer"
-        super().__init__(port, [models, f"{models}/request/+"])
+        super().__init__(port, [models, f"{models}/request/#"])
         self.client.on_message = lambda client, userdata, message: self._take(message)
 
     def _take(self, message: paho.MQTTMessage) -> None:
