@@ -12,7 +12,7 @@ NETWORKS := $(patsubst %,models/zoo/%.int8.safetensors,resnet18 resnet50 mobilen
 SANITIZERS := address,undefined thread
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DINT8D_PYTHON=OFF
 
-.PHONY: setup demo test test-native sanitize fuzz bench bench-native coverage lint format clean
+.PHONY: setup demo test test-native sanitize fuzz chaos bench bench-native coverage lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/build
@@ -81,6 +81,10 @@ fuzz: $(STAMPS)/make
 	$(BIN)/python -m tests.fuzz model --extension $$(ls build/fuzz/_kernels*.so)
 	$(BIN)/python -m tests.fuzz tflite
 	$(BIN)/python -m tests.fuzz onnx
+
+# Agent and broker under faults by a fixed seed, 20 minutes of them; docs/chaos.md.
+chaos: $(STAMPS)/make $(STAMPS)/mosquitto
+	$(BIN)/python -m tests.chaos
 
 bench: $(STAMPS)/bench $(STAMPS)/mosquitto $(NETWORKS) bench-native
 	$(BIN)/python -m bench.report

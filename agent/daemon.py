@@ -108,6 +108,7 @@ class Daemon:
             self._announce,
             will=Outgoing(f"{config.base}/available", b"offline", 1, True),
             most=config.limits.max_payload_bytes + _PROPERTIES_BYTES,
+            most_held=config.limits.max_queued_bytes,
         )
         self._delivery.attach(self._session)
         self._http = self._http_server() if config.http.enabled else None

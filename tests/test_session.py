@@ -23,10 +23,10 @@ def scripted():
 def session(scripted):
     made: list[Session] = []
 
-    def make(most: int = 1 << 20, **settings) -> Session:
+    def make(most: int = 1 << 20, most_held: int = 1 << 20, **settings) -> Session:
         got: list[Incoming] = []
         session = Session(scripted.settings(**settings), "me", [("in/#", 1)], got.append,
-                          will=Outgoing("will", b"gone"), most=most)  # fmt: skip
+                          will=Outgoing("will", b"gone"), most=most, most_held=most_held)  # fmt: skip
         session.got = got
         made.append(session)
         session.start()
@@ -59,6 +59,35 @@ def test_no_more_publications_are_under_way_than_the_broker_takes(scripted, sess
     assert scripted.published()[0] == "out/2"
     assert scripted.silent()
     assert eventually(lambda: confirmed == [1])
+
+
+def test_what_a_broker_delivers_past_the_receive_maximum_waits_in_order(scripted, session) -> None:
+    me = session(receive_maximum=2)
+    scripted.accept(RESUMED)
+    for mid in range(1, 6):
+        _deliver(scripted, mid)
+    assert eventually(lambda: me.unacknowledged() == 5)
+    assert [m.mid for m in me.got] == [1, 2]
+    me.done(me.got[1])  # the second; no acknowledgement may leave yet, and so nothing new comes
+    assert scripted.silent()
+    assert len(me.got) == 2
+    me.done(me.got[0])
+    assert [scripted.receive() for _ in range(2)] == [(0x40, b"\0\1"), (0x40, b"\0\2")]
+    assert eventually(lambda: [m.mid for m in me.got] == [1, 2, 3, 4])
+    scripted.hang_up()
+    scripted.accept(RESUMED)
+    for mid in (3, 4, 5):
+        _deliver(scripted, mid, duplicate=True)
+    assert eventually(lambda: [m.mid for m in me.got[4:]] == [3, 4])
+    assert me.unacknowledged() == 3
+
+
+def test_past_the_bytes_that_may_be_held_all_is_handed_on(scripted, session) -> None:
+    me = session(receive_maximum=1, most_held=10)
+    scripted.accept(RESUMED)
+    for mid in range(1, 5):
+        _deliver(scripted, mid, b"12345")
+    assert eventually(lambda: [m.mid for m in me.got] == [1, 4])
 
 
 def test_what_was_not_confirmed_is_sent_again_in_order_and_marked_where_the_session_lives(scripted, session) -> None:

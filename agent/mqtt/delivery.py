@@ -120,6 +120,8 @@ class Delivery:
             route.lane.priority,
             name,
         )
+        if message.held_since:
+            request.ledger.received = message.held_since
         exchange.request = request
         _wishes(request, message, route)
         if message.missing or len(message.payload) > self._most:

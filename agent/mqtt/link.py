@@ -49,7 +49,7 @@ class Link:
         self._writing = threading.Lock()  # one writer at a time; over TLS also held while reading
         self._blocked = False  # the socket takes no more now; the reading thread waits for it
         self._reader: int | None = threading.get_ident()  # the reading thread while it is at work
-        self._finished = False
+        self._finished = self._woken = False
         self._closed = False
         self.keepalive_s: float = settings.keepalive_s
         self._heard = self._said = self._asked = time.monotonic()
@@ -86,8 +86,16 @@ class Link:
                 return data
             self._poll_once(left)
 
-    def wait(self) -> bytes:
-        """What comes next; b"" once the connection has ended, is finished, or was silent for too long."""
+    def wake(self) -> None:
+        """Has the reading thread's ``wait``, this one or its next, return None; it need not wake itself."""
+        if self._reader != threading.get_ident():
+            self._woken = True
+            self._nudge()
+
+    def wait(self) -> bytes | None:
+        """What comes next; None after ``wake``; b"" once the connection has ended or is finished. Raises OSError, also
+        where the broker was silent for too long.
+        """
         self._reader = None
         try:
             while True:
@@ -95,6 +103,9 @@ class Link:
                     self._write()
                 if self._finished and not self._out:
                     return b""
+                if self._woken:
+                    self._woken = False
+                    return None
                 if self._tls is None or not self._tls.pending():  # decrypted already: a poll would not see it
                     self._poll_once(self._silence())
                 data = self._read()

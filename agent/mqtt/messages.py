@@ -47,6 +47,7 @@ class Incoming:
     """A message from the broker. It stays unacknowledged until ``Session.done``.
 
     missing: bytes of the payload that were not kept, because the packet is larger than the session takes.
+    held_since: when it came (``time.monotonic_ns``), where it had to wait before it was handed on.
     """
 
     topic: str
@@ -62,6 +63,7 @@ class Incoming:
     user: dict[str, str] = field(default_factory=dict)
     missing: int = 0
     finished: bool = False
+    held_since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

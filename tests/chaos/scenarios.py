@@ -31,6 +31,8 @@ from tests.chaos.sender import Once, Retrying, Sender
 KEEPALIVE_S = 2
 _ROUTE = '[[route]]\nsubscribe = "cameras/+/frame"\nmodel = "digits"\npublish = "chaos/replies"\n'
 _PATIENCE_S = 20.0
+# tests/broker.py has all that mosquitto holds saved after each change: with a backlog, a few messages a second.
+_SAVES_SELDOM = "autosave_on_changes false\nautosave_interval 1800\n"
 _YEAR_S = 365 * 86400
 
 
@@ -59,23 +61,28 @@ class World:
         self.stack.callback(self.timeline.close)
         self.random = self.timeline.random
         self.problems: list[str] = []
+        self._protocol = "5"
         self.agent: Agent
         self.broker: Mosquitto
         self.proxy: Proxy
 
-    def start(self, proxy: bool = False, route: str = "", environment: dict[str, str] | None = None) -> None:
-        """The broker, then the agent, behind a proxy where asked for; ready when it returns."""
+    def start(self, proxy: bool = False, route: str = "", environment: dict[str, str] | None = None,
+              keeps_backlog: bool = True, protocol: str = "5") -> None:  # fmt: skip
+        """The broker, then the agent, behind a proxy where asked for; ready when it returns. keeps_backlog: the broker
+        is not killed, and shall hold thousands of messages at their full rate.
+        """
         (self.folder / "broker").mkdir(exist_ok=True)
-        self.broker = Mosquitto(self.folder / "broker")
+        self.broker = Mosquitto(self.folder / "broker", _SAVES_SELDOM if keeps_backlog else "")
         self.stack.callback(self.broker.stop)
         port = self.broker.port
         if proxy:
             self.proxy = Proxy(port, self.random.randrange(1 << 30))
             self.stack.callback(self.proxy.stop)
             port = self.proxy.port
+        self._protocol = protocol
         own = {"XDG_STATE_HOME": str(self.folder / "state")}
-        self.agent = Agent(self.folder, port, rest=_ROUTE + route, broker=f"keepalive_s = {KEEPALIVE_S}\n",
-                           environment=own | (environment or {}))  # fmt: skip
+        self.agent = Agent(self.folder, port, rest=_ROUTE + route, environment=own | (environment or {}),
+                           broker=f'keepalive_s = {KEEPALIVE_S}\nprotocol = "{protocol}"\n')  # fmt: skip
         self.stack.callback(self.agent.kill)
 
     @contextmanager
@@ -85,7 +92,7 @@ class World:
         sender = (
             Retrying(self.folder, pictures(), self.rate, port, "box1")
             if retrying
-            else Once(self.folder, pictures(), self.rate, port, "cameras/1/frame")
+            else Once(self.folder, pictures(), self.rate, port, self._protocol == "5")
         )
         with sender:
             time.sleep(0.3)
@@ -102,6 +109,14 @@ class World:
         """SIGKILL, and a new one at once, which may be killed before it is ready."""
         with self.timeline.fault("SIGKILL agent"):
             self.agent.kill()
+            self.agent.start(wait=False)
+
+    def restart_agent(self) -> None:
+        """SIGTERM, which may take what it has begun to its end, and a new one."""
+        with self.timeline.fault("SIGTERM agent"):
+            status = self.agent.terminate()
+            # One that had not begun to serve yet dies of the signal.
+            self.require(status in (0, -signal.SIGTERM), f"the agent ends with {status} on SIGTERM")
             self.agent.start(wait=False)
 
     def kill_broker(self, away_s: float) -> None:
@@ -153,6 +168,15 @@ def agent_killed(world: World, faults: int) -> None:
             world.kill_agent()
 
 
+def agent_killed_311(world: World, faults: int) -> None:
+    """MQTT 3.1.1 has no Correlation Data: what comes again is known by the broker's mark and id alone."""
+    world.start(protocol="3.1.1")
+    with world.sending():
+        for _ in range(faults):
+            world.timeline.pause(0.3, 1.5)
+            world.kill_agent()
+
+
 def agent_away(world: World, faults: int) -> None:
     """Long enough for the broker to hold thousands, which must not all be refused as too many at once."""
     world.start()
@@ -162,12 +186,12 @@ def agent_away(world: World, faults: int) -> None:
             with world.timeline.fault("agent away for 20 s"):
                 world.agent.kill()
                 time.sleep(20)
-                world.agent.start()
+                world.agent.start(wait=False)
             world.timeline.pause(3.0, 5.0)
 
 
 def broker_killed(world: World, faults: int) -> None:
-    world.start()
+    world.start(keeps_backlog=False)
     with world.sending(retrying=True):
         for _ in range(faults):
             world.timeline.pause(0.5, 2.5)
@@ -175,7 +199,7 @@ def broker_killed(world: World, faults: int) -> None:
 
 
 def both_killed(world: World, faults: int) -> None:
-    world.start()
+    world.start(keeps_backlog=False)
     with world.sending(retrying=True):
         for what in choose(world.random, ["agent", "broker"], faults):
             world.timeline.pause(0.3, 1.5)
@@ -247,7 +271,7 @@ def disk_full_agent(world: World, faults: int) -> None:
 def disk_full_broker(world: World, faults: int) -> None:
     disk = Disk(world.folder / "broker")
     world.stack.callback(disk.unmount)
-    world.start()
+    world.start(keeps_backlog=False)
     with world.sending():
         for _ in range(faults):
             world.timeline.pause(0.3, 1.0)
@@ -281,6 +305,7 @@ def mixed(world: World, faults: int) -> None:
     world.start(proxy=True)
     deeds: dict[str, Callable[[], None]] = {
         "kill": world.kill_agent,
+        "restart": world.restart_agent,
         "stop agent": lambda: world.stop("agent", world.random.uniform(0.1, 2.0 * KEEPALIVE_S)),
         "stop broker": lambda: world.stop("broker", world.random.uniform(0.1, 2.0 * KEEPALIVE_S)),
         "reset": world.reset,
@@ -303,6 +328,7 @@ class Scenario:
 
 SCENARIOS = {
     "agent-killed": Scenario(agent_killed, 200),
+    "agent-killed-311": Scenario(agent_killed_311, 60),
     "agent-away": Scenario(agent_away, 3),
     "broker-killed": Scenario(broker_killed, 30),
     "both-killed": Scenario(both_killed, 40),

@@ -23,6 +23,7 @@ from agent.config import Broker
 from tests.chaos.checker import REPLIES, SENT
 
 REPLY_TOPIC = "chaos/replies"
+_INFER = "int8d/box1/v2/models/digits/infer"
 _IN_FLIGHT, _RETRY_S = 256, 0.5  # of the retrying sender
 
 
@@ -98,23 +99,33 @@ class Sender:
 
 
 class Once(Sender):
-    """Of another make than the agent, so that a fault of the agent's own MQTT does not hide itself."""
+    """Of another make than the agent, so that a fault of the agent's own MQTT does not hide itself. Over MQTT 5 to a
+    route, with Correlation Data; over 3.1.1 to the device's own topics, which have the id in them.
+    """
 
-    def __init__(self, folder: Path, pictures: Sequence[bytes], rate: float, port: int, topic: str) -> None:
+    def __init__(self, folder: Path, pictures: Sequence[bytes], rate: float, port: int, v5: bool) -> None:
         super().__init__(folder, pictures, rate)
-        self._port, self._topic = port, topic
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, "chaos-sender", protocol=MQTTProtocolVersion.MQTTv5)
+        self._port, self._v5 = port, v5
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            "chaos-sender",
+            clean_session=None if v5 else False,
+            protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
+        )
 
     def _open(self) -> None:
         client, subscribed = self._client, threading.Event()
         client.max_inflight_messages_set(65535)
         client.max_queued_messages_set(0)
-        client.on_connect = lambda c, *a: c.subscribe(REPLY_TOPIC, 1)
+        client.on_connect = lambda c, *a: c.subscribe(REPLY_TOPIC if self._v5 else f"{_INFER}/response/+", 1)
         client.on_subscribe = lambda *a: subscribed.set()
         client.on_message = self._on_message
-        properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = 3600
-        client.connect("127.0.0.1", self._port, clean_start=False, properties=properties)
+        if self._v5:
+            properties = Properties(PacketTypes.CONNECT)
+            properties.SessionExpiryInterval = 3600
+            client.connect("127.0.0.1", self._port, clean_start=False, properties=properties)
+        else:
+            client.connect("127.0.0.1", self._port)
         client.loop_start()
         assert subscribed.wait(10), "the sender's subscription is not confirmed"
 
@@ -123,12 +134,19 @@ class Once(Sender):
         self._client.loop_stop()
 
     def _send(self, name: str, picture: bytes) -> None:
-        properties = Properties(PacketTypes.PUBLISH)
-        properties.ResponseTopic, properties.CorrelationData = REPLY_TOPIC, name.encode()
-        self._client.publish(self._topic, picture, 1, properties=properties)
+        if self._v5:
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.ResponseTopic, properties.CorrelationData = REPLY_TOPIC, name.encode()
+            self._client.publish("cameras/1/frame", picture, 1, properties=properties)
+        else:
+            self._client.publish(f"{_INFER}/request/{name}", picture, 1)
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
-        self._received(getattr(message.properties, "CorrelationData", b"none").decode(), message.payload)
+        if self._v5:
+            name = getattr(message.properties, "CorrelationData", b"none").decode()
+        else:
+            name = message.topic.rsplit("/", 1)[1]
+        self._received(name, message.payload)
 
 
 class Retrying(Sender):
