@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 
-from tests.fire import overload
+from tests.fire import hostile, overload
 
 
 def main() -> int:
@@ -19,12 +19,18 @@ def main() -> int:
     load.add_argument("policy", nargs="*", choices=[*overload.POLICIES, []], help="default: all")
     load.add_argument("--seconds", type=float, default=60.0)
     load.add_argument("--receive-maximum", type=int, default=65_535)
+    bad_payloads = scenarios.add_parser("hostile")
+    bad_payloads.add_argument("--from", type=int, default=0, dest="first")
+    bad_payloads.add_argument("--count", type=int, default=1_000_000)
     args = parser.parse_args()
     bad = 0
     if args.scenario == "overload":
         for policy in args.policy or overload.POLICIES:
             figures = overload.overload(policy, args.seconds, args.receive_maximum)
             bad += _show(figures, overload.failures(figures))
+    elif args.scenario == "hostile":
+        figures = hostile.hostile(args.first, args.count)
+        bad += _show(figures, hostile.failures(figures))
     return 1 if bad else 0
 
 
