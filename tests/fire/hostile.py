@@ -18,7 +18,7 @@ from tests.fire.wire import Wire
 _WINDOW = 200  # messages unanswered at a time
 _WINDOW_BYTES = 8_000_000
 _PATIENCE_S = 30.0
-CODES = {"answered", "invalid_input", "unknown_model"}
+CODES = {"answered", "invalid_input", "unknown_model", "expired"}  # all that they may be answered with
 
 
 def hostile(first: int, count: int, memory_limit: int = MEMORY_LIMIT) -> dict[str, Any]:
