@@ -82,6 +82,10 @@ class Watch(threading.Thread):
             for name, pid in self._pids.items():
                 self.samples[name].append((now, memory(pid)))
 
+    def follow(self, name: str, pid: int) -> None:
+        """The process of this name is another one now."""
+        self._pids[name] = pid
+
     def peak(self, name: str, first: float = 0.0, last: float = 1.0) -> int:
         """The most bytes between two fractions of the samples taken."""
         values = [value for _, value in self.samples[name]]
