@@ -12,6 +12,7 @@ from PIL import Image
 from agent.engine import TensorInfo
 from agent.errors import InputError
 from agent.modelfile import Preprocess
+from agent.wire import images
 from agent.wire.images import ImageDecoder
 from agent.wire.limits import Limits
 from tests.test_bad_input import huge_png
@@ -72,6 +73,22 @@ def test_what_is_see_through_is_black() -> None:
     picture = noise().convert("RGBA")
     picture.putalpha(0)
     assert not ImageDecoder(Preprocess("x"), info).decode(encode(picture)).any()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_picture_in_bands_gives_the_bytes_of_the_whole(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"transparency": 3} if mode in ("L", "P") else {}
+    payload = encode(noise(50, 40).convert("L").convert(mode), **options)
+    decoder = ImageDecoder(Preprocess("x", mode="L"), TensorInfo("x", (1, 50, 40, 1), "u8", 1 / 255, 0))
+    whole = decoder.decode(payload)
+    monkeypatch.setattr(images, "_BAND_PIXELS", 7 * 40)
+    assert decoder.decode(payload).tobytes() == whole.tobytes()
+
+
+def test_a_picture_one_pixel_wide_is_not_decoded() -> None:
+    decoder = ImageDecoder(Preprocess("x", mode="L"), TensorInfo("x", (1, 8, 8, 1), "u8", 1 / 255, 0))
+    with pytest.raises(InputError, match="sides of 65535"):
+        decoder.decode(encode(Image.new("L", (1, 65_536))))
 
 
 def test_exif_turns_the_picture() -> None:

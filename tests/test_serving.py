@@ -88,6 +88,17 @@ def test_a_deadline_is_kept_by_a_timer_while_nobody_takes() -> None:
     admission.close()
 
 
+def test_a_deadline_beyond_all_clocks_does_not_end_the_timer() -> None:
+    refusals = Refusals()
+    admission = Admission(refusals)
+    admission.put(request("patient", deadline_ms=10**16), Lane("l"))
+    time.sleep(0.05)  # the timer takes it up
+    admission.put(request("soon", deadline_ms=10), Lane("l"))
+    assert refusals.event.wait(5)
+    assert refusals.list == [("soon", "expired")]
+    admission.close()
+
+
 @pytest.mark.parametrize(
     ("filter", "topic", "found"),
     [
@@ -120,7 +131,7 @@ def test_templates() -> None:
         with pytest.raises(ConfigError):
             check_template(bad, 2, "route")
     assert can_publish("a/b")
-    assert not any(can_publish(t) for t in ("", "a/+", "#", "$SYS/a", "a\x00"))
+    assert not any(can_publish(t) for t in ("", "a/+", "#", "$SYS/a", "a\x00", "a" + "/" * 128))
 
 
 def test_percentiles_are_within_a_sixteenth_and_merge() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fire import deadlines, overload, poison
+from tests.fire import deadlines, hostile, overload, poison
 
 
 @pytest.mark.parametrize("policy", overload.POLICIES)
@@ -22,3 +22,8 @@ def test_a_deadline_behind_a_long_job_is_answered_at_its_moment() -> None:
 def test_a_poisonous_input_costs_two_restarts_and_nothing_else(what: str) -> None:
     figures = poison.poison(what, hang_timeout_s=1.0, bad=2)
     assert not poison.failures(figures), figures
+
+
+def test_twenty_thousand_hostile_messages_are_each_answered_by_one_process_within_its_memory() -> None:
+    figures = hostile.hostile(first=0, count=20_000)
+    assert not hostile.failures(figures), figures

@@ -10,7 +10,7 @@ import pytest
 
 from agent import load
 from agent.errors import InputError
-from agent.predict import Predictor, best, best_few
+from agent.predict import Predictor, best, best_few, request_id_of
 from agent.wire import kinds, oip, tensors
 from tests.agent_process import DIGITS, picture
 
@@ -124,3 +124,14 @@ def test_few_scores_are_ranked_as_many_are(softmax: bool) -> None:
         assert [p for _, p in few] == pytest.approx([p for _, p in many], rel=1e-14)
     for odd in (np.nan, np.inf, -np.inf):
         assert best_few([1.0, odd], softmax, 5) is None
+
+
+def test_what_is_no_text_and_no_size_is_refused_by_name() -> None:
+    for text in (b'{"id":"\xff"}', b'{"\xe9":1}', b'{"binary_data_size":"\xff"}'):
+        with pytest.raises(InputError, match="not an Open Inference"):
+            oip.decode(text)
+        assert request_id_of(text) is None
+    assert oip.wishes(b'{"\xe9":1, "timeout":5}').timeout is None
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (True, 1)}".ljust(80)
+    with pytest.raises(InputError, match="shape"):
+        tensors.from_npy(b"\x93NUMPY\x01\x00\x50\x00" + header + b"x")

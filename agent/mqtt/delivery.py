@@ -27,6 +27,7 @@ from agent.wire.limits import Limits
 
 log = logging.getLogger(__name__)
 _TOPICS_REMEMBERED = 4096
+_LONGEST_REMEMBERED = 256  # characters; a topic may have 65,535
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,10 @@ class Delivery:
             if wildcards is not None:
                 found = route, wildcards
                 break
-        if len(self._found) >= _TOPICS_REMEMBERED:
-            self._found.clear()
-        self._found[topic] = found
+        if len(topic) <= _LONGEST_REMEMBERED:
+            if len(self._found) >= _TOPICS_REMEMBERED:
+                self._found.clear()
+            self._found[topic] = found
         return found
 
     def _publish(self, exchange: _Exchange, reply: _Reply) -> None:

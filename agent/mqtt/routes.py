@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from agent.errors import ConfigError
 
+MAX_LEVELS = 128  # of a topic that we publish to: what EMQX takes by default; mosquitto takes 200
+
 
 class Filter:
     """An MQTT topic filter. Raises ``ConfigError`` for an invalid one."""
@@ -89,5 +91,12 @@ def fill(template: str, found: tuple[str, ...]) -> str:
 
 
 def can_publish(topic: str) -> bool:
-    """Whether a topic, given by a sender, may be published to: no wildcard, no $-topic, no NUL."""
-    return 0 < len(topic.encode(errors="replace")) < 65536 and not any(c in topic for c in "+#\x00") and topic[0] != "$"
+    """Whether a topic, given by a sender, may be published to: no wildcard, no $-topic, no NUL, and not so deep that a
+    broker ends the connection over it.
+    """
+    return (
+        0 < len(topic.encode(errors="replace")) < 65536
+        and not any(c in topic for c in "+#\x00")
+        and topic[0] != "$"
+        and topic.count("/") < MAX_LEVELS
+    )

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from agent.serving.request import Request
 
+_LONGEST_S = 3600.0  # of a wait; a sender may ask for more seconds than a lock can be waited for
+
 
 class Deadlines:
     """``late(request)`` is called on a thread of its own for each request that passes its deadline unsettled."""
@@ -63,7 +65,7 @@ class Deadlines:
                     continue
                 left = self._heap[0][0] - time.monotonic_ns()
                 if left > 0:
-                    self._wake.wait(left / 1e9)
+                    self._wake.wait(min(left / 1e9, _LONGEST_S))
                     continue
                 request = heapq.heappop(self._heap)[2]()
             if request is not None and not request.settled:

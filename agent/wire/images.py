@@ -36,6 +36,8 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked below, on the header
+_MAX_SIDE = 65_535  # Pillow keeps a pointer a row, which a picture one pixel wide would make the most of
+_BAND_PIXELS = 1 << 20
 warnings.filterwarnings("ignore", module=r"PIL\b")  # a sender's picture is no reason to write into our log
 
 
@@ -61,10 +63,10 @@ class ImageDecoder:
         try:
             picture = _opened(payload)
             width, height = picture.size
-            if width * height > self._limits.max_pixels:
+            if width * height > self._limits.max_pixels or max(width, height) > _MAX_SIDE:
                 raise InputError(
                     f"the picture is {width}x{height}; at most {self._limits.max_pixels} pixels are decoded "
-                    "(limits.max_pixels)"
+                    f"(limits.max_pixels), and sides of {_MAX_SIDE}"
                 )
             if picture.format == "JPEG":
                 self._draft(picture)
@@ -129,6 +131,19 @@ def pixel_tables(preprocess: Preprocess, info: TensorInfo) -> list[Array]:
 
 
 def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """In bands, because what lies between the two modes may take many times the picture's own memory."""
+    plain = picture.mode == mode and "transparency" not in picture.info
+    rows = max(1, _BAND_PIXELS // picture.width)
+    if plain or rows >= picture.height:
+        return picture if plain else _band_to_mode(picture, mode)
+    out = Image.new(mode, picture.size)
+    for top in range(0, picture.height, rows):
+        box = (0, top, picture.width, min(top + rows, picture.height))
+        out.paste(_band_to_mode(picture.crop(box), mode), box)
+    return out
+
+
+def _band_to_mode(picture: Image.Image, mode: str) -> Image.Image:
     if picture.mode.startswith("I"):  # 16-bit grey: Pillow would clip it, not scale it
         pixels = np.asarray(picture, np.int64)
         picture = Image.fromarray((np.clip(pixels, 0, 65535) // 257).astype(np.uint8))

@@ -59,7 +59,7 @@ def from_npy(payload: bytes) -> Array:
         raise InputError("the .npy header is damaged") from e
     if not isinstance(descr, str) or descr not in _NPY_DTYPES:
         raise InputError(f".npy dtype {descr!r} is not taken; use uint8, int8, int32 or float32, little-endian")
-    if not (isinstance(shape, tuple) and len(shape) <= 8 and all(isinstance(n, int) and 0 <= n < 2**31 for n in shape)):
+    if not (isinstance(shape, tuple) and len(shape) <= 8 and all(type(n) is int and 0 <= n < 2**31 for n in shape)):
         raise InputError("the .npy shape is not a tuple of at most 8 sizes")
     dtype, count = _NPY_DTYPES[descr], math.prod(shape)
     body = payload[start + length :]

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 
-from tests.fire import overload
+from tests.fire import deadlines, hostile, overload, poison, soak
 
 
 def main() -> int:
@@ -19,12 +19,37 @@ def main() -> int:
     load.add_argument("policy", nargs="*", choices=[*overload.POLICIES, []], help="default: all")
     load.add_argument("--seconds", type=float, default=60.0)
     load.add_argument("--receive-maximum", type=int, default=65_535)
+    bad_payloads = scenarios.add_parser("hostile")
+    bad_payloads.add_argument("--from", type=int, default=0, dest="first")
+    bad_payloads.add_argument("--count", type=int, default=1_000_000)
+    day = scenarios.add_parser("soak")
+    day.add_argument("--messages", type=int, default=soak.MESSAGES)
+    day.add_argument(
+        "--expected-per-s", type=float, default=5000, help="sets how much faster than the clock the day goes"
+    )
+    for name in ("crash", "hang"):
+        scenarios.add_parser(name)
+    late = scenarios.add_parser("deadline")
+    late.add_argument("--deadline", type=int, default=10, help="seconds")
+    late.add_argument("--job", type=float, default=90.0, help="seconds")
     args = parser.parse_args()
     bad = 0
     if args.scenario == "overload":
         for policy in args.policy or overload.POLICIES:
             figures = overload.overload(policy, args.seconds, args.receive_maximum)
             bad += _show(figures, overload.failures(figures))
+    elif args.scenario == "hostile":
+        figures = hostile.hostile(args.first, args.count)
+        bad += _show(figures, hostile.failures(figures))
+    elif args.scenario == "soak":
+        figures = soak.soak(args.messages, args.expected_per_s, lambda line: print(line, flush=True))
+        bad += _show(figures, soak.failures(figures))
+    elif args.scenario == "deadline":
+        figures = deadlines.deadline(args.deadline, args.job)
+        bad += _show(figures, deadlines.failures(figures))
+    else:
+        figures = poison.poison(args.scenario, bad=3)
+        bad += _show(figures, poison.failures(figures))
     return 1 if bad else 0
 
 

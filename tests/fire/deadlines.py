@@ -63,8 +63,8 @@ def deadline(deadline_s: int, job_s: float) -> dict[str, Any]:
         wire.publish(b"slow/1", picture(5), properties(correlation=b"behind"))  # no deadline: served after the job
         drain(wire, ledger, job_s + 20)
         wire.close()
-        return {"deadline_s": deadline_s, "job_s": job_s, "replies": replies, "unanswered": sorted(map(str, ledger.waiting)),
-                "repeated": ledger.repeated}  # fmt: skip
+        return {"deadline_s": deadline_s, "job_s": job_s, "replies": replies,
+                "unanswered": [key.decode() for key in ledger.waiting], "repeated": ledger.repeated}  # fmt: skip
 
 
 def _request(timeout_us: int) -> bytes:

@@ -148,7 +148,7 @@ def _mb(size: int) -> float:
 
 
 def failures(figures: dict[str, Any], timed: bool = True) -> list[str]:
-    """What does not hold of what must. Times and the last megabyte are judged on a quiet machine only, over a minute."""
+    """What does not hold of what must. timed: times and the last megabyte, on a quiet machine."""
     memory, found = figures["agent_mb"], []
     if figures["unanswered"] or sum(figures["replies"].values()) != figures["sent"]:
         found.append(f"{figures['unanswered']} messages have no answer")

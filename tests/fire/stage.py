@@ -36,8 +36,12 @@ class Planted(Agent):
 
 
 @contextmanager
-def stage(kind: type[Agent] = Agent, **settings: Any) -> Iterator[tuple[Agent, Mosquitto]]:
-    """A broker and a daemon, ended and cleared away in the end; ``settings`` are ``Agent``'s."""
+def stage(
+    kind: type[Agent] = Agent, data_limit: int = MEMORY_LIMIT, **settings: Any
+) -> Iterator[tuple[Agent, Mosquitto]]:
+    """A broker and a daemon, ended and cleared away in the end; ``settings`` are ``Agent``'s. data_limit: bytes beyond
+    which an allocation of the daemon's fails.
+    """
     with tempfile.TemporaryDirectory(prefix="fire") as name:
         folder = Path(name)
         (folder / "broker").mkdir()
@@ -45,8 +49,7 @@ def stage(kind: type[Agent] = Agent, **settings: Any) -> Iterator[tuple[Agent, M
         agent: Agent | None = None
         try:
             agent = kind(folder, broker.port, **settings)
-            # Beyond this an allocation fails, and the daemon must go on.
-            resource.prlimit(agent.process.pid, resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
+            resource.prlimit(agent.process.pid, resource.RLIMIT_DATA, (data_limit, data_limit))
             yield agent, broker
         finally:
             if agent is not None:
@@ -79,6 +82,10 @@ class Watch(threading.Thread):
             for name, pid in self._pids.items():
                 self.samples[name].append((now, memory(pid)))
 
+    def follow(self, name: str, pid: int) -> None:
+        """The process of this name is another one now."""
+        self._pids[name] = pid
+
     def peak(self, name: str, first: float = 0.0, last: float = 1.0) -> int:
         """The most bytes between two fractions of the samples taken."""
         values = [value for _, value in self.samples[name]]
@@ -91,16 +98,15 @@ class Watch(threading.Thread):
 
 class Ledger:
     """Each message under a key, answered once or more. A key is what a reply brings back: the correlation, or, where
-    a message has none, the reply's topic.
+    a message has none of its own, the reply's topic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep_latencies: bool = True) -> None:
         self.waiting: dict[bytes, float] = {}  # when it was sent
         self.codes: Counter[str] = Counter()  # "answered", or the error's code
         self.latencies: dict[str, list[float]] = {}
-        self.sent = self.repeated = self.strangers = 0
-        self._known: set[bytes] = set()
-        self.keep_latencies = True
+        self.sent = self.repeated = 0
+        self._keep = keep_latencies
 
     def expect(self, key: bytes, at: float) -> None:
         """A message goes out under ``key``, due at the moment ``at`` (``time.monotonic``)."""
@@ -110,6 +116,8 @@ class Ledger:
     def take(self, topic: bytes, payload: bytes, properties: Properties) -> tuple[bytes, str, float] | None:
         """A reply: its key, its code, its seconds; None where nobody waits for it (any more)."""
         key = properties[CORRELATION][0] if CORRELATION in properties else topic
+        if key not in self.waiting:
+            key = topic
         sent = self.waiting.pop(key, None)
         if sent is None:
             self.repeated += 1
@@ -117,7 +125,7 @@ class Ledger:
         seconds = time.monotonic() - sent
         code = code_of(payload)
         self.codes[code] += 1
-        if self.keep_latencies:
+        if self._keep:
             self.latencies.setdefault(code, []).append(seconds)
         return key, code, seconds
 
