@@ -18,21 +18,23 @@ class RateLimit:
     def __init__(self, per_s: float, burst: int, sources: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_s, self._burst, self._most, self._clock = per_s, burst, sources, clock
         # When each bucket will be full again (the generic cell rate algorithm); the longest unused first.
-        self._full_at: OrderedDict[str | None, float] = OrderedDict()
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+        self._shared = 0.0
 
     def allow(self, source: str) -> bool:
         """Whether the source may send now; if so, it has."""
         now = self._clock()
         buckets = self._full_at
-        name: str | None = source
-        if source not in buckets and len(buckets) >= self._most:
-            if next(iter(buckets.values())) <= now:
-                buckets.popitem(last=False)
-            else:
-                name = None
-        full_at = max(now, buckets.get(name, now)) + 1 / self._per_s
+        own = source in buckets or len(buckets) < self._most
+        if not own and next(iter(buckets.values())) <= now:
+            buckets.popitem(last=False)
+            own = True
+        full_at = max(now, buckets.get(source, now) if own else self._shared) + 1 / self._per_s
         if full_at - now > self._burst / self._per_s:
             return False
-        buckets[name] = full_at
-        buckets.move_to_end(name)
+        if own:
+            buckets[source] = full_at
+            buckets.move_to_end(source)
+        else:
+            self._shared = full_at
         return True
