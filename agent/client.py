@@ -26,13 +26,16 @@ import time
 import uuid
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from agent.errors import InputError, Int8dError
-from agent.mqtt.messages import Incoming, Outgoing, Settings
+from agent.mqtt.messages import SEALED, Incoming, Outgoing, Settings
 from agent.mqtt.session import Session
+
+if TYPE_CHECKING:
+    from agent.wire.sealed import Sender
 
 log = logging.getLogger(__name__)
 _NEVER = math.inf
@@ -79,7 +82,7 @@ class _Call:
     """A message without an answer. due: when to send it next, of ``time.monotonic``."""
 
     __slots__ = ("attempts", "content_type", "deadline", "delay", "due", "future", "model", "name", "payload",
-                 "refusal", "sent_ns", "taken", "unwanted")  # fmt: skip
+                 "refusal", "sealed", "sent_ns", "taken", "unwanted")  # fmt: skip
 
     def __init__(
         self, name: str, model: str, payload: bytes, content_type: str | None, timeout: float | None, retry: float
@@ -93,6 +96,7 @@ class _Call:
         self.taken = False  # the broker has confirmed the last copy
         self.unwanted: str | None = None  # why the broker does not take it
         self.refusal: Refused | None = None  # the last, where that is no reason to give up
+        self.sealed = ("", b"")  # topic and encrypted payload, the same for each copy
 
 
 class _Error(msgspec.Struct):
@@ -109,7 +113,7 @@ class Client:
 
     max_in_flight: how many messages may be without an answer. retry_max: seconds between two sendings of a message, at
     most. retry_refused: whether a message that is refused as ``overloaded`` is sent again after a back-off, until its
-    time is up; no other refusal is.
+    time is up; no other refusal is. sealing: encrypts requests, and takes no reply but its receiver's.
     """
 
     def __init__(
@@ -122,10 +126,12 @@ class Client:
         max_in_flight: int = 64,
         retry_max: float = 30.0,
         retry_refused: bool = False,
+        sealing: Sender | None = None,
     ) -> None:
         self._base = f"{prefix}/{device}"
         self._id = client_id or f"int8d-send-{uuid.uuid4().hex[:12]}"
         self._most, self._retry_max, self._retry_refused = max_in_flight, retry_max, retry_refused
+        self._sealing = sealing
         self._calls: dict[str, _Call] = {}
         self._changed = threading.Condition()  # guards the calls; notified where the timer or a caller may wait for it
         self._wake_at = _NEVER
@@ -272,11 +278,21 @@ class Client:
                 left = max(0.001, expires - time.monotonic())
                 stamps.append(("timeout_us", str(round(left * 1e6))))
                 expiry_s = math.ceil(left)
-            message = Outgoing(topic, call.payload, 1, False, call.name.encode(), self._replies, call.content_type,
+            payload, content_type = self._sealed(call, topic, call.name.encode())
+            message = Outgoing(topic, payload, 1, False, call.name.encode(), self._replies, content_type,
                                tuple(stamps), expiry_s)  # fmt: skip
         else:
-            message = Outgoing(f"{topic}/request/{self._id}/{call.name}", call.payload)
+            topic += f"/request/{self._id}/{call.name}"
+            message = Outgoing(topic, self._sealed(call, topic, None)[0])
         self._session.publish(message, lambda reason: self._confirmed(call, reason), expires)
+
+    def _sealed(self, call: _Call, topic: str, correlation: bytes | None) -> tuple[bytes, str | None]:
+        """What is published of a call, and its content type."""
+        if self._sealing is None:
+            return call.payload, call.content_type
+        if call.sealed[0] != topic:
+            call.sealed = topic, self._sealing.seal(call.payload, call.content_type, topic, correlation)
+        return call.sealed[1], SEALED
 
     def _confirmed(self, call: _Call, reason: str | None) -> None:
         call.taken, call.unwanted = True, reason
@@ -342,14 +358,32 @@ class Client:
         call = self._calls.get(name)
         if call is None:
             return
-        error = _error(message.payload)
+        payload = message.payload if self._sealing is None else self._opened(call, message)
+        if payload is None:
+            return
+        error = _error(payload)
         if error is None:
             now = time.monotonic_ns()
-            self._resolve(call, Reply(message.payload, now - (call.sent_ns or now), name, call.attempts))
+            self._resolve(call, Reply(payload, now - (call.sent_ns or now), name, call.attempts))
             return
-        call.refusal = Refused(error.code, error.message, message.payload)
+        call.refusal = Refused(error.code, error.message, payload)
         if error.code != "overloaded" or not self._retry_refused:
             self._resolve(call, call.refusal)
+
+    def _opened(self, call: _Call, message: Incoming) -> bytes | None:
+        """The reply's payload, if it is the agent's; or an error in clear text, such as that of an agent that could not
+        open the request. Who forges one keeps a reply from us, as a broker can anyway, but puts none in its place.
+        """
+        from agent.wire.sealed import SealError
+
+        assert self._sealing is not None
+        try:
+            return self._sealing.open(message.payload, message.topic, message.correlation, call.sealed[1])[0]
+        except SealError as e:
+            if e.code == "not_encrypted" and _error(message.payload) is not None:
+                return message.payload
+            log.warning("a reply on '%s' is dropped: %s", message.topic, e)
+            return None
 
     def _leave(self, call: _Call) -> bool:
         """Takes the call out of the window; whether it was in it."""

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.config import Config, load
@@ -24,8 +25,9 @@ from agent.http.server import Server
 from agent.http.v2 import Api
 from agent.logs import to_stdout
 from agent.mqtt.delivery import Delivery, Route
-from agent.mqtt.messages import Outgoing
-from agent.mqtt.routes import Filter
+from agent.mqtt.gate import Gate
+from agent.mqtt.messages import SEALED, Outgoing
+from agent.mqtt.routes import Filter, filter_of, published
 from agent.mqtt.session import Session
 from agent.notify import Notifier
 from agent.predict import Predictor, request_id_of
@@ -40,6 +42,9 @@ from agent.telemetry.drift import Drift
 from agent.telemetry.sensors import Sensors
 from agent.telemetry.stats import Stats
 from agent.wire import oip
+
+if TYPE_CHECKING:
+    from agent.wire.sealed import Receiver
 
 log = logging.getLogger(__name__)
 _LOAD_S = 60  # more than a model takes to load, the tuner apart
@@ -98,7 +103,7 @@ class Daemon:
             self._refuse,
             config.reply_cache,
             config.limits.max_cached_bytes,
-            config.limits.max_payload_bytes,
+            Gate(config.limits, config.base, _published(config)),
         )
         self._session = Session(
             config.broker,
@@ -228,8 +233,10 @@ class Daemon:
         """The input itself to the dead-letter topic, before the sender is told."""
         about = (("reason", message), ("source_topic", request.source), ("model", request.model),
                  ("strikes", str(self._strikes.count(request.digest))))  # fmt: skip
+        payload, correlation = request.sealed or (request.payload, None)
+        content_type = SEALED if request.sealed else request.content_type
         self._session.publish(
-            Outgoing(f"{self._config.base}/dead-letter", request.payload, content_type=request.content_type, user=about)
+            Outgoing(f"{self._config.base}/dead-letter", payload, 1, False, correlation, None, content_type, about)
         )
 
 
@@ -254,21 +261,41 @@ def _load_models(
 
 def _routes(config: Config) -> list[Route]:
     """The file's routes, then the device's own topics of the Open Inference Protocol."""
+    receiver = _receiver(config)
     routes = [
         Route(
             Filter(r.subscribe), r.model, r.publish, Lane(r.subscribe, r.max_queue, r.overload, r.priority), r.qos,
-            r.deadline_ms, r.content_type,
+            r.deadline_ms, r.content_type, receiver=receiver if r.encryption == "hpke" else None,
         )
         for r in config.route
     ]  # fmt: skip
     models = f"{config.base}/v2/models"
     lane = Lane("infer")
-    routes.append(Route(Filter(f"{models}/+/infer"), "{1}", models + "/{1}/infer/response", lane))
+    opens = receiver if config.encryption.infer == "hpke" else None
+    routes.append(Route(Filter(f"{models}/+/infer"), "{1}", models + "/{1}/infer/response", lane, receiver=opens))
     # For MQTT 3.1.1, which has no correlation data: the id travels in the topic, with a client's name before it or not.
     routes.append(
-        Route(Filter(f"{models}/+/infer/request/#"), "{1}", models + "/{1}/infer/response/{2}", lane, id_wildcard=2)
-    )
+        Route(
+            Filter(f"{models}/+/infer/request/#"), "{1}", models + "/{1}/infer/response/{2}", lane, id_wildcard=2,
+            receiver=opens,
+        )
+    )  # fmt: skip
     return routes
+
+
+def _receiver(config: Config) -> Receiver | None:
+    """What opens encrypted messages. Raises ``ConfigError`` for keys that can't be used."""
+    if not config.encrypted or config.encryption.key is None:
+        return None
+    from agent.wire import keys
+    from agent.wire.sealed import Receiver
+
+    return Receiver(keys.load(config.encryption.key), [keys.parse_public(text) for text in config.encryption.senders])
+
+
+def _published(config: Config) -> list[Filter]:
+    """What the file's routes publish to."""
+    return [Filter(filter_of(published(r.publish, Filter(r.subscribe)))) for r in config.route]
 
 
 def _subscriptions(config: Config, routes: list[Route]) -> list[tuple[str, int]]:

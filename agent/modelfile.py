@@ -31,6 +31,7 @@ from agent.validate import Limits, validate
 
 FORMAT = 1
 _STATISTICS = "int8d.statistics"
+_MAX_LABEL = 256  # characters; labels are in each reply
 _DTYPES: dict[str, type[np.generic]] = {
     "U8": np.uint8, "I8": np.int8, "I32": np.int32, "F32": np.float32, "I64": np.int64
 }  # fmt: skip
@@ -195,6 +196,9 @@ def _validate_processing(header: Header) -> None:
             raise ModelError(f"postprocess: '{post.output}' is not an f32 output of the graph")
         if post.top_k < 1:
             raise ModelError("postprocess: top_k must be 1 or more")
+        longest = max(map(len, header.labels), default=0)
+        if longest > _MAX_LABEL:
+            raise ModelError(f"a label has {longest} characters; at most {_MAX_LABEL} are taken")
         if header.labels and len(header.labels) != tensors[post.output].shape[-1]:
             raise ModelError(f"{len(header.labels)} labels for {tensors[post.output].shape[-1]} classes")
 

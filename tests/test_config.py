@@ -53,7 +53,7 @@ def test_the_sample_names_every_setting_with_its_default(tmp_path: Path) -> None
     for line in sample.splitlines():
         setting = line[1:].split(" ")[0]
         lines.append(line[1:] if line.startswith("#") and setting and setting not in optional else line)
-    assert len([line for line in lines if line.startswith("#")]) == len(optional) + 1  # and the heading
+    assert len([line for line in lines if line.startswith("#")]) == len(optional) + 2  # the heading, and a second key
     assert _load(tmp_path, "\n".join(lines)) == shown
 
 

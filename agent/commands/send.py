@@ -15,6 +15,7 @@ from agent.errors import Int8dError
 
 if TYPE_CHECKING:
     from agent.client import Reply
+    from agent.wire.sealed import Sender
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a reply a line")
     parser.add_argument("--client-id", default="", metavar="NAME",
                         help="default: a new one; with int8d acl, this user's name at the broker")  # fmt: skip
+    parser.add_argument("--to", metavar="PUBLIC_KEY", help="encrypt for the device with this key (int8d key)")
+    parser.add_argument("--identity", metavar="FILE", help="with --to: our own private key; default: a new one")
     connection.add_arguments(parser)
 
 
@@ -36,10 +39,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.window < 1 or args.repeat < 1:
         raise Int8dError("--window and --repeat must be 1 or more")
+    sealing = _sealing(args.to, args.identity)
     report = _Report(args.json)
     waiting: deque[tuple[str, Future[Reply]]] = deque()
     with Client(
-        connection.broker(args), args.device, args.prefix, args.client_id, max_in_flight=args.window, retry_refused=True
+        connection.broker(args),
+        args.device,
+        args.prefix,
+        args.client_id,
+        max_in_flight=args.window,
+        retry_refused=True,
+        sealing=sealing,
     ) as client:
         for path in itertools.chain.from_iterable(itertools.repeat(args.files, args.repeat)):
             while waiting and (len(waiting) >= args.window or waiting[0][1].done()):
@@ -52,6 +62,19 @@ def run(args: argparse.Namespace) -> int:
         while waiting:
             report.tell(*waiting.popleft())
     return 2 if report.failures else 0
+
+
+def _sealing(to: str | None, identity: str | None) -> Sender | None:
+    if to is None:
+        if identity is not None:
+            raise Int8dError("--identity needs --to PUBLIC_KEY, the device's")
+        return None
+    from agent.wire import keys
+    from agent.wire.hpke import PrivateKey
+    from agent.wire.sealed import Sender
+
+    own = PrivateKey.generate() if identity is None else keys.load(identity)
+    return Sender(own, keys.parse_public(to))
 
 
 class _Report:

@@ -25,7 +25,10 @@ def check(config: Config) -> None:
 
     for key, name in (("device", config.device), *(("model.name", m.name) for m in config.model)):
         require(bool(re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name)), f"{key} '{name}': use 1-64 of A-Z a-z 0-9 _ . -")
-    require(bool(re.fullmatch(r"[^+#$\x00][^+#\x00]*", config.prefix)), f"prefix '{config.prefix}' is not a topic")
+    require(
+        bool(re.fullmatch(r"[^+#$\x00-\x20][^+#\x00-\x1f]{,255}", config.prefix)),
+        f"prefix '{config.prefix}' is not a topic of at most 256 characters",
+    )
     broker = config.broker
     require(0 < broker.port < 65536, f"broker.port {broker.port} must lie in 1..65535")
     require(1 <= broker.receive_maximum <= 65535, "broker.receive_maximum must lie in 1..65535")
@@ -45,17 +48,19 @@ def check(config: Config) -> None:
     for key, seconds in (("stats_interval_s", config.stats_interval_s), ("drain_timeout_s", config.drain_timeout_s)):
         require(0 < seconds <= _LONGEST_S, f"{key} must lie in 0..{_LONGEST_S}")
     require(config.reply_cache >= 0 and config.spin_us >= 0, "reply_cache and spin_us must be 0 or more")
-    require(
-        min(config.limits.max_payload_bytes, config.limits.max_pixels, config.limits.max_queued_bytes) > 0,
-        "limits must be above zero",
-    )
+    for key, value in msgspec.structs.asdict(config.limits).items():
+        least = 0 if key in ("max_cached_bytes", "max_messages_per_s") else 1
+        require(least <= value < 2**63, f"limits.{key} must be {least} or more")
     model_limits: dict[str, int] = msgspec.structs.asdict(config.model_limits)
     for key, value in model_limits.items():
         require(value > 0, f"model_limits.{key} must be above zero")
     for key in ("rank", "activations"):  # what the kernels can count
         most = msgspec.structs.asdict(ModelLimits())[key]
         require(model_limits[key] <= most, f"model_limits.{key} must be {most:,} at most")
-    require(config.limits.max_cached_bytes >= 0, "limits.max_cached_bytes must be 0 or more")
+    require(
+        not config.encrypted or config.encryption.key is not None,
+        'encryption.key is missing, and there are encrypted topics: make a key with "int8d key new FILE"',
+    )
     require(0 < config.tuner.budget_s <= _LONGEST_S, f"tuner.budget_s must lie in 0..{_LONGEST_S}")
     contain = config.containment
     require(1 <= contain.max_strikes <= 100, "containment.max_strikes must lie in 1..100")

@@ -63,4 +63,8 @@ def resolve(config: Config) -> Config:
                 raise ConfigError(f"broker.tls.{key}: there is no file '{file}'")
         tls = msgspec.structs.replace(tls, key=secret_file(tls.key, "broker.tls.key"))
         context(tls)  # each connection makes its own, so that new certificates need no restart
-    return msgspec.structs.replace(config, broker=msgspec.structs.replace(broker, password_file=password, tls=tls))
+    encryption = config.encryption
+    if config.encrypted:
+        encryption = msgspec.structs.replace(encryption, key=secret_file(encryption.key, "encryption.key"))
+    broker = msgspec.structs.replace(broker, password_file=password, tls=tls)
+    return msgspec.structs.replace(config, broker=broker, encryption=encryption)

@@ -35,7 +35,8 @@ class Broker(Table, frozen=True):
     protocol: ``auto`` is MQTT 5, and 3.1.1 where the broker refuses it. client_id: default ``int8d-<device>``; it names
     the session, so it must stay the same over restarts. session_expiry_s: how long the broker keeps what arrives while
     the agent is away. receive_maximum: how many unacknowledged inputs the broker may have under way here; it is the
-    back-pressure that keeps the rest in the broker. password_file: a file that holds the password alone.
+    back-pressure that keeps the rest in the broker. password_file: a file that holds the password alone,
+    or ``credential:NAME`` of systemd.
     """
 
     host: str = "127.0.0.1"
@@ -83,7 +84,8 @@ class RouteConfig(Table, frozen=True):
     message's expiry count too, and the soonest holds. priority: 0..9, of requests that bring none; the higher is served
     sooner. overload: what happens past max_queue waiting messages; ``latest_per_source``
     keeps only the newest message of each topic. share: the group of a shared subscription. content_type: for messages
-    that name none.
+    that name none. encryption: ``hpke`` takes messages that were sealed for this device alone, and seals the replies;
+    see ``Encryption``.
     """
 
     subscribe: str
@@ -96,6 +98,7 @@ class RouteConfig(Table, frozen=True):
     max_queue: int = 1000
     share: str | None = None
     content_type: str | None = None
+    encryption: Literal["none", "hpke"] = "none"
 
 
 class Tuner(Table, frozen=True):
@@ -178,6 +181,18 @@ class Sparkplug(Table, frozen=True):
     group: str = "int8d"
 
 
+class Encryption(Table, frozen=True):
+    """``[encryption]``. For routes with ``encryption = "hpke"``; docs/security.md says what it holds against.
+
+    key: the file with this device's private key (``int8d key new``), or ``credential:NAME``. senders: public keys of
+    those whose messages are taken; empty: anybody's. infer: of the device's own infer topics.
+    """
+
+    key: str | None = None
+    senders: list[str] = []
+    infer: Literal["none", "hpke"] = "none"
+
+
 class Config(Table, frozen=True):
     """The whole file. ``device`` names this box in its topics, below ``prefix``.
 
@@ -197,6 +212,7 @@ class Config(Table, frozen=True):
     drift: Drift = Drift()
     home_assistant: HomeAssistant = HomeAssistant()
     sparkplug: Sparkplug = Sparkplug()
+    encryption: Encryption = Encryption()
     state_folder: str = ""
     prefix: str = "int8d"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -209,3 +225,8 @@ class Config(Table, frozen=True):
     def base(self) -> str:
         """The topic that all of this device's own topics lie below."""
         return f"{self.prefix}/{self.device}"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether some topic takes encrypted messages."""
+        return "hpke" in (self.encryption.infer, *(r.encryption for r in self.route))

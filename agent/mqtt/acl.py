@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.errors import ConfigError
-from agent.mqtt.routes import Filter, fill, meet, published
+from agent.mqtt.routes import Filter, fill, filter_of, meet, published
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _of_device(device: Device) -> list[str]:
     write += [f"{models}/ready", f"{models}/infer/response/#"]
     for subscribe, publish in device.routes:
         read.append(subscribe)
-        write.append(_filter(published(publish, Filter(subscribe))))
+        write.append(filter_of(published(publish, Filter(subscribe))))
     return [f"read {t}" for t in read] + [f"write {t}" for t in write]
 
 
@@ -102,7 +102,7 @@ def _of_sender(user: str, topic: str, devices: Sequence[Device]) -> list[str]:
         if not meet(levels, taken.levels):
             continue
         found = taken.match(topic) if not Filter(topic).wildcards else None
-        replies.append(fill(publish, found) if found is not None else _filter(published(publish, taken)))
+        replies.append(fill(publish, found) if found is not None else filter_of(published(publish, taken)))
     if not replies:
         raise ConfigError(f"sender '{user}': no route of the devices takes '{topic}'")
     return [f"write {topic}"] + [f"read {t}" for t in replies]
@@ -111,12 +111,6 @@ def _of_sender(user: str, topic: str, devices: Sequence[Device]) -> list[str]:
 def _of_watcher(base: str) -> list[str]:
     topics = ("available", "stats", "v2/models/+/ready", "v2/repository/models/+/status")
     return [f"read {base}/{t}" for t in topics]
-
-
-def _filter(levels: Sequence[str]) -> str:
-    """A filter for the levels of ``published``, whose ``#`` may stand anywhere."""
-    end = levels.index("#") + 1 if "#" in levels else len(levels)
-    return "/".join(levels[:end])
 
 
 def _grant(lines: _Lines, user: str, topics: Iterable[str]) -> None:

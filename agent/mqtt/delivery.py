@@ -14,16 +14,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from agent.mqtt.messages import Incoming, Outgoing
-from agent.mqtt.routes import Filter, can_publish, fill
+from agent.mqtt.gate import Gate
+from agent.mqtt.messages import SEALED, Incoming, Outgoing
+from agent.mqtt.routes import Filter, fill
 from agent.mqtt.session import Session
 from agent.serving.admission import Admission
 from agent.serving.lane import MAX_PRIORITY, Lane
 from agent.serving.request import Request, digest
 from agent.telemetry.stats import Stats
 from agent.wire import oip
-from agent.wire.limits import Limits
+
+if TYPE_CHECKING:
+    from agent.wire.sealed import Opened, Receiver
 
 log = logging.getLogger(__name__)
 _TOPICS_REMEMBERED = 4096
@@ -32,7 +36,10 @@ _LONGEST_REMEMBERED = 256  # characters; a topic may have 65,535
 
 @dataclass(frozen=True)
 class Route:
-    """Messages that match ``filter`` go to ``model``. ``{1}`` … in ``model`` and ``publish`` are its wildcards."""
+    """Messages that match ``filter`` go to ``model``. ``{1}`` … in ``model`` and ``publish`` are its wildcards.
+
+    receiver: opens messages that are encrypted, on a route that takes no others.
+    """
 
     filter: Filter
     model: str
@@ -42,6 +49,7 @@ class Route:
     deadline_ms: int | None = None
     content_type: str | None = None
     id_wildcard: int = 0  # which wildcard, if any, is the request's id
+    receiver: Receiver | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Delivery:
     """Owns the messages between their arrival and their acknowledgement. ``attach`` it to a session before use.
 
     refuse(request, code, message) answers with an error; it is called where the broker will not take a reply. At most
-    ``reply_cache`` replies of together ``cache_bytes`` are kept for repetitions. most: bytes of a payload.
+    ``reply_cache`` replies of together ``cache_bytes`` are kept for repetitions. gate: what a message may be.
     """
 
     def __init__(
@@ -65,10 +73,10 @@ class Delivery:
         refuse: Callable[[Request, str, str], None],
         reply_cache: int,
         cache_bytes: int,
-        most: int = Limits().max_payload_bytes,
+        gate: Gate | None = None,
     ) -> None:
         self._routes, self._admission, self._stats, self._refuse = routes, admission, stats, refuse
-        self._most = most
+        self._gate = gate or Gate()
         self._cache = _Cache(reply_cache, cache_bytes)
         self._pending: dict[Hashable, _Exchange] = {}
         self._found: dict[str, tuple[Route, tuple[str, ...]] | None] = {}
@@ -90,9 +98,7 @@ class Delivery:
             self.session.done(message)
             return
         route, wildcards = found
-        topic = message.response_topic
-        if topic is None or not can_publish(topic):
-            topic = fill(route.publish, wildcards)
+        topic = self._gate.reply_topic(message) or fill(route.publish, wildcards)
         model = fill(route.model, wildcards)
         content_type = message.content_type or route.content_type
         name = digest(message.payload, model, content_type)
@@ -124,11 +130,12 @@ class Delivery:
         if message.held_since:
             request.ledger.received = message.held_since
         exchange.request = request
+        refusal = self._gate.refusal(message)
+        if refusal is None and route.receiver is not None:
+            refusal = exchange.open(request, message, route.receiver)
         _wishes(request, message, route)
-        if message.missing or len(message.payload) > self._most:
-            size = len(message.payload) + message.missing
-            why = f"the payload has {size} bytes; at most {self._most} are taken (limits.max_payload_bytes)"
-            self._refuse(request, "invalid_input", why)
+        if refusal is not None:
+            self._refuse(request, *refusal)
         else:
             self._admission.put(request, route.lane)
 
@@ -201,14 +208,31 @@ class Delivery:
 class _Exchange:
     """A message, the same message come again, and the reply to both."""
 
-    __slots__ = ("_delivery", "key", "messages", "qos", "request", "topic")
+    __slots__ = ("_delivery", "_opened", "key", "messages", "qos", "request", "topic")
 
     def __init__(self, delivery: Delivery, key: Hashable, topic: str, qos: int, message: Incoming) -> None:
         self._delivery, self.key, self.topic, self.qos = delivery, key, topic, qos
         self.messages = [message]
         self.request: Request | None = None  # None: answered from the cache
+        self._opened: Opened | None = None  # what was encrypted
+
+    def open(self, request: Request, message: Incoming, receiver: Receiver) -> tuple[str, str] | None:
+        """Puts what was encrypted into the request; code and message of the refusal where it can't be taken."""
+        from agent.wire.sealed import SealError
+
+        try:
+            opened = receiver.open(message.payload, message.topic, message.correlation)
+        except SealError as e:
+            return e.code, str(e)
+        self._opened = opened
+        request.sealed = message.payload, message.correlation
+        request.payload, request.content_type = opened.payload, opened.content_type or request.content_type
+        return None if opened.known else ("unknown_sender", "the sender's key is not in encryption.senders")
 
     def answer(self, payload: bytes, content_type: str, request: Request) -> None:
+        if self._opened is not None:
+            payload = self._opened.reply(payload, content_type, self.topic, self.messages[0].correlation)
+            content_type = SEALED
         self._delivery._publish(self, _Reply(payload, content_type))
 
     def confirmed(self, reason: str | None) -> None:
@@ -262,8 +286,8 @@ def _wishes(request: Request, message: Incoming, route: Route) -> None:
     if user:
         request.ledger.source_unix_us = _whole(user.get("source_timestamp_us"))
         timeout_us, priority = _whole(user.get("timeout_us")), _whole(user.get("priority"))
-    if message.payload[:1] == b"{":
-        asked = oip.wishes(message.payload)
+    if request.payload[:1] == b"{":
+        asked = oip.wishes(request.payload)
         timeout_us = asked.timeout if timeout_us is None else timeout_us
         priority = asked.priority if priority is None else priority
     if priority is not None:

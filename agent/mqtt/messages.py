@@ -8,6 +8,7 @@ from typing import Protocol
 
 from agent.mqtt.tls import TlsFiles
 
+SEALED = "application/vnd.int8d.sealed"  # the content type of what is encrypted; its own is inside
 Confirmed = Callable[[str | None], None]  # None once the broker has taken a publication, else why it has not
 
 

@@ -69,6 +69,12 @@ def published(template: str, filter: Filter) -> list[str]:
     return levels
 
 
+def filter_of(levels: Sequence[str]) -> str:
+    """A filter that takes what the levels of ``published`` take, whose ``#`` may stand anywhere, and perhaps more."""
+    end = levels.index("#") + 1 if "#" in levels else len(levels)
+    return "/".join(levels[:end])
+
+
 def meet(a: Sequence[str], b: Sequence[str]) -> bool:
     """Whether some topic matches both filters, given as levels; ``#`` may stand anywhere, for no level or more."""
     reachable = {(0, 0)}

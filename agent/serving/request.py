@@ -61,7 +61,8 @@ class Request:
     """One input on its way. ``answer(payload, content_type, request)`` is called once, from any thread, by ``reply``.
 
     digest names the input for the strikes: the same bytes for the same model have the same one. refusal: the code of
-    the error that its reply is, or None.
+    the error that its reply is, or None. sealed: where it came encrypted, its bytes as they came, and the correlation
+    that they are bound to.
     """
 
     payload: bytes
@@ -76,6 +77,7 @@ class Request:
     ledger: Ledger = field(default_factory=Ledger)
     refusal: str | None = None
     lane: Lane | None = None  # where it waits; kept by Admission
+    sealed: tuple[bytes, bytes | None] | None = None
     _open: list[None] = field(default_factory=lambda: [None])
 
     def __post_init__(self) -> None:

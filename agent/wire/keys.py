@@ -20,7 +20,7 @@ _SCHEME = "x25519:"
 
 
 def create(path: str) -> PrivateKey:
-    """A new key, in a new file that its owner alone can read. Raises ``ConfigError`` where the file is there already."""
+    """A new key, in a new file that its owner alone can read. Raises ``ConfigError`` where there is such a file."""
     key = X25519PrivateKey.generate()
     text = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -67,7 +67,9 @@ def parse_public(text: str) -> bytes:
         public = b""
     # A second form of the same bytes would be a second name for one key.
     if len(public) != KEY_BYTES or public_text(public) != text:
-        raise ConfigError(
-            f"'{text}' is not a public key; `int8d key show FILE` prints one: {_SCHEME} and 43 characters"
-        )
+        raise ConfigError(f"'{text}' is no public key: {_SCHEME} and 43 characters, as `int8d key show FILE` prints it")
+    try:
+        PrivateKey.generate().exchange(public)
+    except ValueError as e:
+        raise ConfigError(f"'{text}' is a public key that nobody can have made") from e
     return public

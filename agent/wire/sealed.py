@@ -6,9 +6,9 @@
     reply = opened.reply(answer, "application/json", reply_topic, correlation)
     answer, content_type = sender.open(reply, reply_topic, correlation, request)
 
-A sealed message is ``i8h1``, the sender's public key (32 bytes), the encapsulated key (32), and the ciphertext (a tag of
-16 at its end). Sealed are the content type, in a reply the request's encapsulated key, and the payload. Bound to it by
-HPKE's ``info``: its kind, the topic it was published to, and the correlation data.
+A sealed message is ``i8h1``, the sender's public key (32 bytes), the encapsulated key (32), and the ciphertext (a tag
+of 16 at its end). Sealed are the content type, in a reply the request's encapsulated key, and the payload. Bound to it
+by HPKE's ``info``: its kind, the topic it was published to, and the correlation data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from agent.errors import Int8dError
 from agent.wire.hpke import KEY_BYTES, TAG_BYTES, OpenError, PrivateKey, open_, seal
 
-CONTENT_TYPE = "application/vnd.int8d.sealed"
 MAGIC = b"i8h1"
 _HEAD = len(MAGIC) + 2 * KEY_BYTES
 OVERHEAD = _HEAD + TAG_BYTES + 1  # bytes of a request beside its payload and content type
@@ -92,9 +91,7 @@ def _message(plain: bytes, sender: PrivateKey, to: bytes, info: bytes) -> bytes:
 def _open(message: bytes, key: PrivateKey, info: bytes) -> tuple[bytes, bytes, bytes]:
     """Sender, encapsulated key and plaintext."""
     if not message.startswith(MAGIC):
-        raise SealError(
-            "not_encrypted", "this route takes encrypted messages only; seal it for the device's public key"
-        )
+        raise SealError("not_encrypted", "encrypted messages only are taken here: seal it for the device's public key")
     sender, enc = message[len(MAGIC) : _HEAD - KEY_BYTES], _encapsulated(message)
     try:
         return sender, enc, open_(enc, message[_HEAD:], key, sender, info)
