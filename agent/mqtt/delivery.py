@@ -56,7 +56,7 @@ class Delivery:
     """Owns the messages between their arrival and their acknowledgement. ``attach`` it to a session before use.
 
     refuse(request, code, message) answers with an error; it is called where the broker will not take a reply. At most
-    ``reply_cache`` replies of together ``cache_bytes`` are kept for repetitions. most: bytes of a payload. outbox: takes
+    ``reply_cache`` replies of together ``cache_bytes`` are kept for repetitions. most: bytes of a payload. outbox: for
     the replies of routes that say so.
     """
 
