@@ -23,10 +23,12 @@ from agent.errors import BackendError, ConfigError, Int8dError, ModelError
 from agent.files import state_folder
 from agent.http.server import Server
 from agent.http.v2 import Api
+from agent.journal import Journal
 from agent.logs import to_stdout
 from agent.mqtt.delivery import Delivery, Route
 from agent.mqtt.gate import Gate
 from agent.mqtt.messages import SEALED, Outgoing
+from agent.mqtt.outbox import Outbox
 from agent.mqtt.routes import Filter, filter_of, published
 from agent.mqtt.session import Session
 from agent.notify import Notifier
@@ -50,6 +52,7 @@ log = logging.getLogger(__name__)
 _LOAD_S = 60  # more than a model takes to load, the tuner apart
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: systemd must not start it again
 _PROPERTIES_BYTES = 256 * 1024  # of a packet beside its payload
+_STORE_S = 2.0  # without a connection, replies can still be stored
 EXIT_HUNG = 70  # EX_SOFTWARE
 
 
@@ -96,6 +99,7 @@ class Daemon:
         )
         self._worker = Workers(seats, self._admission, self._refuse, self._strikes)
         routes = _routes(config)
+        self._outbox = self._make_outbox() if any(r.outbox for r in routes) else None
         self._delivery = Delivery(
             routes,
             self._admission,
@@ -104,6 +108,7 @@ class Daemon:
             config.reply_cache,
             config.limits.max_cached_bytes,
             Gate(config.limits, config.base, _published(config)),
+            self._outbox,
         )
         self._session = Session(
             config.broker,
@@ -117,6 +122,8 @@ class Daemon:
         )
         self._delivery.attach(self._session)
         self._http = self._http_server() if config.http.enabled else None
+        if self._outbox is not None:
+            self._outbox.attach(self._session)
 
     def run(self, stop: threading.Event) -> None:
         """Serves until ``stop`` is set, then drains: finish, publish, acknowledge, say offline."""
@@ -183,7 +190,10 @@ class Daemon:
         finished = self._worker.stop(left())
         if self._http is not None:
             self._http.stop(left())
-        quiet = self._delivery.quiet(left() if self._session.connected else 0)
+        patience = left() if self._session.connected else min(left(), _STORE_S) if self._outbox is not None else 0
+        quiet = self._delivery.quiet(patience)
+        if self._outbox is not None:
+            self._outbox.quiet(left())
         if not (finished and quiet):
             log.warning("stopped before all was answered; the broker will deliver the rest to the next start")
         if self._session.connected:
@@ -195,12 +205,25 @@ class Daemon:
                                   lambda reason: told.set())  # fmt: skip
             told.wait(min(5.0, left() + 1))
         self._session.stop()
+        if self._outbox is not None:
+            self._outbox.close()
         self._admission.close()
         self._strikes.close()
         log.info("stopped")
 
+    def _make_outbox(self) -> Outbox:
+        wanted = self._config.outbox
+        path = wanted.path or self.state / "outbox.db"
+        return Outbox(
+            lambda dropped: Journal(path, wanted.max_bytes, wanted.max_age_s, drop_oldest=True, dropped=dropped),
+            wanted.replay_rate,
+            wanted.subscriber_wait_s,
+        )
+
     def _announce(self) -> None:
-        """On every connection: the retained topics that say what is here."""
+        """On every connection: the retained topics that say what is here, and what waited for one."""
+        if self._outbox is not None:
+            self._outbox.connected()
         self._session.publish(Outgoing(f"{self._config.base}/available", b"online", 1, True))
         for name in self._predictors:
             self._session.publish(Outgoing(self._ready_topic(name), b"true", 1, True))
@@ -210,8 +233,9 @@ class Daemon:
 
     def _publish_stats(self) -> None:
         if self._session.connected:
+            outbox = {} if self._outbox is None else {"outbox": self._outbox.stats()}
             document = self._stats.document(
-                protocol=self._session.version, queued=len(self._admission), drift=self._drift.snapshot()
+                protocol=self._session.version, queued=len(self._admission), drift=self._drift.snapshot(), **outbox
             )
             self._session.publish(Outgoing(f"{self._config.base}/stats", document, 0, True))
 
@@ -265,7 +289,7 @@ def _routes(config: Config) -> list[Route]:
     routes = [
         Route(
             Filter(r.subscribe), r.model, r.publish, Lane(r.subscribe, r.max_queue, r.overload, r.priority), r.qos,
-            r.deadline_ms, r.content_type, receiver=receiver if r.encryption == "hpke" else None,
+            r.deadline_ms, r.content_type, receiver=receiver if r.encryption == "hpke" else None, outbox=r.outbox,
         )
         for r in config.route
     ]  # fmt: skip

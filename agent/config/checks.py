@@ -62,6 +62,10 @@ def check(config: Config) -> None:
         'encryption.key is missing, and there are encrypted topics: make a key with "int8d key new FILE"',
     )
     require(0 < config.tuner.budget_s <= _LONGEST_S, f"tuner.budget_s must lie in 0..{_LONGEST_S}")
+    outbox = config.outbox
+    require(outbox.max_bytes > 0 and outbox.max_age_s > 0, "outbox.max_bytes and max_age_s must be above zero")
+    require(outbox.replay_rate >= 0, "outbox.replay_rate must be 0 or more")
+    require(0 <= outbox.subscriber_wait_s <= _LONGEST_S, f"outbox.subscriber_wait_s must lie in 0..{_LONGEST_S}")
     contain = config.containment
     require(1 <= contain.max_strikes <= 100, "containment.max_strikes must lie in 1..100")
     require(0 < contain.hang_timeout_s <= _LONGEST_S, f"containment.hang_timeout_s must lie in 0..{_LONGEST_S}")
@@ -96,6 +100,7 @@ def check(config: Config) -> None:
         require(route.model in names, f"{where}: no model '{route.model}'; there are: {', '.join(names)}")
         require(route.max_queue > 0, f"{where}: max_queue must be above zero")
         require(route.deadline_ms is None or route.deadline_ms > 0, f"{where}: deadline_ms must be above zero")
+        require(not route.outbox or route.qos == 1, f"{where}: outbox needs qos = 1")
         require(0 <= route.priority <= MAX_PRIORITY, f"{where}: priority must lie in 0..{MAX_PRIORITY}")
         require(route.share is None or bool(re.fullmatch(r"[^/+#]+", route.share)), f"{where}: share is not a name")
         require(not route.subscribe.startswith("$share/"), f'{where}: leave out $share/…/ and set share = "group"')

@@ -86,6 +86,7 @@ class RouteConfig(Table, frozen=True):
     keeps only the newest message of each topic. share: the group of a shared subscription. content_type: for messages
     that name none. encryption: ``hpke`` takes messages that were sealed for this device alone, and seals the replies;
     see ``Encryption``.
+    outbox: whether replies go through ``[outbox]``; with qos 1.
     """
 
     subscribe: str
@@ -99,6 +100,22 @@ class RouteConfig(Table, frozen=True):
     share: str | None = None
     content_type: str | None = None
     encryption: Literal["none", "hpke"] = "none"
+    outbox: bool = False
+
+
+class OutboxConfig(Table, frozen=True):
+    """``[outbox]``. Where replies of routes with ``outbox = true`` are stored before they are published.
+
+    path: default ``outbox.db`` in the device's state folder. max_bytes, max_age_s: past either, the oldest replies are
+    dropped, counted and logged. replay_rate: replies of a backlog a second, at most; 0: as fast as the broker confirms.
+    subscriber_wait_s: how long after a new connection replies wait for a subscriber (MQTT 5).
+    """
+
+    path: str = ""
+    max_bytes: int = 268_435_456
+    max_age_s: float = 604_800.0
+    replay_rate: float = 0.0
+    subscriber_wait_s: float = 10.0
 
 
 class Tuner(Table, frozen=True):
@@ -207,6 +224,7 @@ class Config(Table, frozen=True):
     limits: Limits = Limits()
     model_limits: ModelLimits = ModelLimits()
     tuner: Tuner = Tuner()
+    outbox: OutboxConfig = OutboxConfig()
     containment: Containment = Containment()
     http: Http = Http()
     drift: Drift = Drift()

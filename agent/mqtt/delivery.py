@@ -3,7 +3,8 @@
 The order: receive (unacknowledged) -> serve -> publish the reply at QoS 1 -> the broker confirms it -> acknowledge
 the input.
 If the process or a connection dies anywhere before the end, the broker delivers the input again. A message that comes
-again is recognized, and answered from a small cache or together with the copy that is still under way.
+again is recognized, and answered from a small cache or together with the copy that is still under way. On routes with
+an outbox, to be stored counts as confirmed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from agent.mqtt.gate import Gate
 from agent.mqtt.messages import SEALED, Incoming, Outgoing
+from agent.mqtt.outbox import Outbox
 from agent.mqtt.routes import Filter, fill
 from agent.mqtt.session import Session
 from agent.serving.admission import Admission
@@ -50,6 +52,7 @@ class Route:
     content_type: str | None = None
     id_wildcard: int = 0  # which wildcard, if any, is the request's id
     receiver: Receiver | None = None
+    outbox: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Delivery:
 
     refuse(request, code, message) answers with an error; it is called where the broker will not take a reply. At most
     ``reply_cache`` replies of together ``cache_bytes`` are kept for repetitions. gate: what a message may be.
+    outbox: for the replies of routes that say so.
     """
 
     def __init__(
@@ -74,9 +78,10 @@ class Delivery:
         reply_cache: int,
         cache_bytes: int,
         gate: Gate | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self._routes, self._admission, self._stats, self._refuse = routes, admission, stats, refuse
-        self._gate = gate or Gate()
+        self._gate, self._outbox = gate or Gate(), outbox
         self._cache = _Cache(reply_cache, cache_bytes)
         self._pending: dict[Hashable, _Exchange] = {}
         self._found: dict[str, tuple[Route, tuple[str, ...]] | None] = {}
@@ -107,8 +112,10 @@ class Delivery:
         if exchange is not None:
             self._stats.count("duplicates")
             exchange.messages.append(message)
+            if self._pending.get(key) is not exchange:  # confirmed meanwhile, on another thread
+                self.session.done(message)
             return
-        exchange = self._pending[key] = _Exchange(self, key, topic, route.qos, message)
+        exchange = self._pending[key] = _Exchange(self, key, topic, route, message)
         # Without a correlation, ids are used again: only what the broker marks as repeated is the same message.
         if message.duplicate or message.correlation is not None:
             known = self._cache.get(key)
@@ -169,11 +176,19 @@ class Delivery:
         first = exchange.messages[0]
         if request is not None and request.refusal is None and (first.qos or first.correlation is not None):
             self._cache.put(exchange.key, reply)
-        self.session.publish(
-            Outgoing(exchange.topic, reply.payload, exchange.qos, False, first.correlation, None, reply.content_type),
-            exchange.confirmed,
-            request.deadline / 1e9 if request is not None and request.deadline and request.refusal is None else None,
+        message = Outgoing(
+            exchange.topic, reply.payload, exchange.route.qos, False, first.correlation, None, reply.content_type
         )
+        if exchange.route.outbox and self._outbox is not None:  # a stored reply may be late, but it is not lost
+            self._outbox.put(
+                message,
+                lambda safe: exchange.confirmed(None) if safe else self.session.publish(message, exchange.confirmed),
+            )
+            return
+        expires = None
+        if request is not None and request.deadline and request.refusal is None:
+            expires = request.deadline / 1e9
+        self.session.publish(message, exchange.confirmed, expires)
 
     def _confirmed(self, exchange: _Exchange, reason: str | None) -> None:
         request = exchange.request
@@ -208,10 +223,10 @@ class Delivery:
 class _Exchange:
     """A message, the same message come again, and the reply to both."""
 
-    __slots__ = ("_delivery", "_opened", "key", "messages", "qos", "request", "topic")
+    __slots__ = ("_delivery", "_opened", "key", "messages", "request", "route", "topic")
 
-    def __init__(self, delivery: Delivery, key: Hashable, topic: str, qos: int, message: Incoming) -> None:
-        self._delivery, self.key, self.topic, self.qos = delivery, key, topic, qos
+    def __init__(self, delivery: Delivery, key: Hashable, topic: str, route: Route, message: Incoming) -> None:
+        self._delivery, self.key, self.topic, self.route = delivery, key, topic, route
         self.messages = [message]
         self.request: Request | None = None  # None: answered from the cache
         self._opened: Opened | None = None  # what was encrypted

@@ -108,7 +108,7 @@ class Session:
 
         confirmed(None) once the broker has taken it; confirmed(reason) if it refused it, or if it could not be sent
         before ``expires`` (``time.monotonic``): reason is then ``expired``. From another thread, perhaps before this
-        returns. With ``once``, the message is the caller's to repeat: the reason is ``NO_CONNECTION`` where there is none
+        returns. With ``once``, the message is the caller's to repeat: reason is ``NO_CONNECTION`` where there is none
         or it is lost, and ``NO_READER`` where the broker says that nobody subscribes (MQTT 5).
         """
         why: str | None = None

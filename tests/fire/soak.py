@@ -16,7 +16,7 @@ import numpy as np
 
 from tests.agent_process import picture
 from tests.fire.stage import Gone, Ledger, Watch, stage
-from tests.fire.wire import CONTENT_TYPE, Wire, properties, text, varint
+from tests.fire.wire import CONTENT_TYPE, Wire, text, varint
 
 DAY_S = 86_400
 MESSAGES = 5_000_000
