@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.engine import load
 from agent.modelfile import read
+from agent.wire.images import ImageDecoder
 from tests.agent_process import DIGITS, ROUTE, Agent, picture, truth
 from tests.broker import Mosquitto
 
@@ -137,11 +138,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def _as_model_input(index: int) -> np.ndarray:
     """What the model's own preprocessing makes of a picture of 8x8: asked with bytes, it must answer the same."""
-    from agent.predict import Predictor
-
-    predictor = Predictor(load(read(DIGITS)))
-    assert predictor._images is not None
-    return predictor._images.decode(picture(index))
+    model = read(DIGITS)
+    assert model.header.preprocess is not None
+    return ImageDecoder(model.header.preprocess, load(model).inputs["x"]).decode(picture(index))
 
 
 def test_every_kind_of_payload_gets_the_same_answer(one: Served) -> None:

@@ -71,7 +71,8 @@ def test_packed_histograms_merge_into_that_of_all_values() -> None:
     None, 7, [], {}, {"sum": 1, "max": 1}, {"sum": 1, "max": 1, "buckets": [1]},
     {"sum": 1, "max": 1, "buckets": [9999, 1]},
     {"sum": 1, "max": 1, "buckets": [-1, 1]}, {"sum": 1, "max": 1, "buckets": [1, 1.5]},
-    {"sum": "1", "max": 1, "buckets": []}, {"sum": True, "max": 1, "buckets": []}, {"sum": 1, "max": 1, "buckets": {"1": 2}},
+    {"sum": "1", "max": 1, "buckets": []},
+    {"sum": True, "max": 1, "buckets": []}, {"sum": 1, "max": 1, "buckets": {"1": 2}},
 ])  # fmt: skip
 def test_what_is_no_packed_histogram_is_refused(packed: object) -> None:
     with pytest.raises(ValueError, match="packed histogram"):

@@ -21,7 +21,7 @@ from agent.http.message import Head, Refused, Response, to_bytes
 
 log = logging.getLogger(__name__)
 _BACKLOG = 64
-_RETRY_S = 5
+_RETRY_S = 2
 
 
 class Settings(Protocol):

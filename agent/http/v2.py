@@ -146,8 +146,8 @@ class Api:
         if head.query:
             query = parse_qs(head.query)
             try:
-                timeout = int(query["timeout"][-1][:19]) if "timeout" in query else timeout
-                priority = int(query["priority"][-1][:19]) if "priority" in query else priority
+                timeout = int(query["timeout"][-1][:15]) if "timeout" in query else timeout
+                priority = int(query["priority"][-1][:15]) if "priority" in query else priority
             except ValueError:
                 return "timeout is a number of microseconds, priority one of 0..9"
         if priority is not None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from agent.serving.request import Request
 
+_LONGEST_NS = 3_600 * 10**9  # of one wait: what a sender asks for may be more than a lock can wait
+
 
 class Deadlines:
     """``late(request)`` is called on a thread of its own for each request that passes its deadline unsettled."""
@@ -63,7 +65,7 @@ class Deadlines:
                     continue
                 left = self._heap[0][0] - time.monotonic_ns()
                 if left > 0:
-                    self._wake.wait(left / 1e9)
+                    self._wake.wait(min(left, _LONGEST_NS) / 1e9)
                     continue
                 request = heapq.heappop(self._heap)[2]()
             if request is not None and not request.settled:
