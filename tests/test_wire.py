@@ -128,8 +128,8 @@ def test_few_scores_are_ranked_as_many_are(softmax: bool) -> None:
 
 @pytest.mark.parametrize("text", [
     b'{"\xf3\x00": 1, "timeout"', b'{"id": "\xff\xfe", "timeout": 1, "inputs": []}',
-    b'{"\xf3timeout": 1, "inputs": [], "timeout": 1}', b'{"parameters": {"timeout": "\xff"}}', b'{"timeout": ' + b"[" * 100_000, b'\xff{"timeout"',
-    b'{"inputs": [{"name": "\xc3"}]}',
+    b'{"\xf3timeout": 1, "inputs": [], "timeout": 1}', b'{"parameters": {"timeout": "\xff"}}',
+    b'{"timeout": ' + b"[" * 100_000, b'\xff{"timeout"', b'{"inputs": [{"name": "\xc3"}]}',
 ])  # fmt: skip
 def test_bytes_that_are_no_text_are_refused_and_never_raise_anything_else(text: bytes) -> None:
     with pytest.raises(InputError):
