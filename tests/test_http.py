@@ -518,3 +518,13 @@ def test_a_thousand_mutated_requests_are_each_answered_or_closed(one: Served) ->
     assert statuses.keys() >= {b"200", b"400", b"404", b"closed"}
     assert b"500" not in statuses
     assert one.ask("POST", INFER, picture(1))[2]["classes"][0]["label"] == truth()[1]
+    until = time.monotonic() + 20
+    while (left := _unaccounted(one.metrics())) and time.monotonic() < until:
+        time.sleep(0.01)  # a reply is counted once it has been written
+    assert left == 0
+
+
+def _unaccounted(metrics: dict[str, float]) -> float:
+    """Inputs that were received and neither answered nor refused."""
+    ends = ("int8d_inference_request_success_total", "int8d_inference_request_failure_total", "int8d_publish_failed")
+    return metrics["int8d_received_total"] - sum(v for name, v in metrics.items() if name.startswith(ends))
