@@ -166,6 +166,7 @@ class Daemon:
             alive=self._progresses,
             ready=lambda: not self._delivery.draining,
             connected=lambda: self._session.connected,
+            drift=self._drift.snapshot,
         )
         limits = self._config.limits
         return Server(self._config.http, api.handle, limits.max_payload_bytes, limits.max_queued_bytes)

@@ -89,6 +89,8 @@ def test_send_is_answered_and_watch_shows_it(agent, broker, protocol: str) -> No
     assert box["stats"]["counters"]["answered"] == 3
     table = int8d("watch", *wait, *options).stdout.splitlines()
     assert table[1].split()[:3] == ["box1", "online", "digits"]
+    assert table[2].split()[:3] == ["all", "1", "online"]
+    assert table[2].split()[6:8] == ["3", "0"]
 
 
 def test_send_to_nobody_ends_with_what_to_check(broker) -> None:

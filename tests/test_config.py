@@ -71,6 +71,10 @@ MISTAKES = {
     "a route that may feed itself": (SMALLEST + _route("a/+/b", "a/x{1}/b"), "for ever"),
     "routes that feed each other": (SMALLEST + _route("a", "b") + _route("b", "a"), "for ever"),
     "a route that feeds the device": (SMALLEST + _route("a", "int8d/box1/v2/models/digits/infer"), "for ever"),
+    "HTTP that no health check gets through": (SMALLEST + "[http]\nmax_queue = 16\n", "max_queue"),
+    "HTTP without a header": (SMALLEST + "[http]\nmax_header_bytes = 0\n", "max_header_bytes"),
+    "HTTP that waits for ever": (SMALLEST + "[http]\ntimeout_s = inf\n", "timeout_s"),
+    "HTTP on no port": (SMALLEST + "[http]\nport = 65536\n", "port"),
     "a filter over the device's statistics": (SMALLEST + _route("int8d/+/stats", "x"), "for ever"),
 }
 

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.engine import load
 from agent.modelfile import read
+from agent.wire.images import ImageDecoder
 from tests.agent_process import DIGITS, ROUTE, Agent, picture, truth
 from tests.broker import Mosquitto
 
@@ -137,11 +138,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def _as_model_input(index: int) -> np.ndarray:
     """What the model's own preprocessing makes of a picture of 8x8: asked with bytes, it must answer the same."""
-    from agent.predict import Predictor
-
-    predictor = Predictor(load(read(DIGITS)))
-    assert predictor._images is not None
-    return predictor._images.decode(picture(index))
+    model = read(DIGITS)
+    assert model.header.preprocess is not None
+    return ImageDecoder(model.header.preprocess, load(model).inputs["x"]).decode(picture(index))
 
 
 def test_every_kind_of_payload_gets_the_same_answer(one: Served) -> None:
@@ -519,3 +518,13 @@ def test_a_thousand_mutated_requests_are_each_answered_or_closed(one: Served) ->
     assert statuses.keys() >= {b"200", b"400", b"404", b"closed"}
     assert b"500" not in statuses
     assert one.ask("POST", INFER, picture(1))[2]["classes"][0]["label"] == truth()[1]
+    until = time.monotonic() + 20
+    while (left := _unaccounted(one.metrics())) and time.monotonic() < until:
+        time.sleep(0.01)  # a reply is counted once it has been written
+    assert left == 0
+
+
+def _unaccounted(metrics: dict[str, float]) -> float:
+    """Inputs that were received and neither answered nor refused."""
+    ends = ("int8d_inference_request_success_total", "int8d_inference_request_failure_total", "int8d_publish_failed")
+    return metrics["int8d_received_total"] - sum(v for name, v in metrics.items() if name.startswith(ends))

@@ -114,7 +114,7 @@ def test_where_the_kernel_shows_nothing_there_is_nothing(tmp_path: Path) -> None
         assert (reading.document(), reading.total_joules, reading.throttled) == ({}, None, None)
         stats = Stats({}, sensors)
         assert "sensors" not in json.loads(stats.document())
-        text = page(stats, 0, False).decode()
+        text = page(stats, 0, False, {}).decode()
         assert not any(word in text for word in ("celsius", "joules", "hertz", "watts", "throttle"))
 
 
@@ -139,7 +139,7 @@ def test_joules_of_an_inference_are_the_boxs_over_the_interval(tmp_path: Path) -
     document = json.loads(stats.document())["sensors"]
     assert document["joules_per_inference"] == 0.25
     assert document["temperature_c"]["x86_pkg_temp"] == 45.5
-    assert 'int8d_temperature_celsius{sensor="coretemp/Package id 0"} 46' in page(stats, 0, False).decode()
+    assert 'int8d_temperature_celsius{sensor="coretemp/Package id 0"} 46' in page(stats, 0, False, {}).decode()
 
 
 def test_hundreds_of_sensors_are_bounded(tmp_path: Path) -> None:

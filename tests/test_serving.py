@@ -75,6 +75,21 @@ def test_lanes_do_not_take_each_others_room_but_share_the_bytes() -> None:
     admission.close()
 
 
+def test_a_deadline_beyond_what_a_clock_can_wait_for_stops_no_timer() -> None:
+    refusals = Refusals()
+    admission = Admission(refusals)
+    lane = Lane("x")
+    never = request("never")
+    never.deadline = 10**30
+    admission.put(never, lane)
+    for name in ("soon", "later"):
+        refusals.event.clear()
+        admission.put(request(name, deadline_ms=10), lane)
+        assert refusals.event.wait(10)
+    assert refusals.list == [("soon", "expired"), ("later", "expired")]
+    admission.close()
+
+
 def test_a_deadline_is_kept_by_a_timer_while_nobody_takes() -> None:
     refusals = Refusals()
     admission = Admission(refusals)

@@ -135,3 +135,47 @@ def test_what_is_no_text_and_no_size_is_refused_by_name() -> None:
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (True, 1)}".ljust(80)
     with pytest.raises(InputError, match="shape"):
         tensors.from_npy(b"\x93NUMPY\x01\x00\x50\x00" + header + b"x")
+
+
+@pytest.mark.parametrize("text", [
+    b'{"\xf3\x00": 1, "timeout"', b'{"id": "\xff\xfe", "timeout": 1, "inputs": []}',
+    b'{"\xf3timeout": 1, "inputs": [], "timeout": 1}', b'{"parameters": {"timeout": "\xff"}}',
+    b'{"timeout": ' + b"[" * 100_000, b'\xff{"timeout"', b'{"inputs": [{"name": "\xc3"}]}',
+])  # fmt: skip
+def test_bytes_that_are_no_text_are_refused_and_never_raise_anything_else(text: bytes) -> None:
+    with pytest.raises(InputError):
+        oip.decode(text)
+    assert oip.wishes(text) == oip.Wishes()
+    assert request_id_of(text) is None
+
+
+def test_a_timeout_without_end_is_a_long_one() -> None:
+    for zeros in (3, 20, 400):
+        text = b'{"parameters": {"timeout": 1' + b"0" * zeros + b', "priority": 3}}'
+        assert oip.wishes(text) == oip.Wishes(min(10**zeros, 10**15), 3)
+
+
+def test_the_jsons_size_may_be_told() -> None:
+    head = b'{"inputs":[{"name":"x","shape":[3],"datatype":"UINT8","parameters":{"binary_data_size":3}}]}'
+    for text, size in ((head, len(head)), (head + b"  ", len(head) + 2)):
+        _, arrays = oip.decode(text + b"}{\x00", size)
+        assert bytes(arrays["x"]) == b"}{\x00"
+    for size in (0, len(head) - 1, len(head) + 1, 10_000):
+        with pytest.raises(InputError):
+            oip.decode(head + b"abc", size)
+    assert kinds.json_size("application/json; charset=utf-8; JSON-size= 12") == 12
+    assert kinds.json_size("application/json") is kinds.json_size(None) is None
+    with pytest.raises(InputError, match="json-size"):
+        kinds.json_size("application/json; json-size=-1")
+
+
+def test_many_small_binary_tensors_in_a_long_payload_are_not_copied_each() -> None:
+    count, tail = 20_000, bytes(8 * 1024 * 1024)
+    sizes = [0] * (count - 1) + [len(tail)]
+    inputs = ",".join(
+        f'{{"name":"{i}","shape":[{n}],"datatype":"UINT8","parameters":{{"binary_data_size":{n}}}}}'
+        for i, n in enumerate(sizes)
+    )
+    _, arrays = oip.decode(f'{{"inputs":[{inputs}]}}'.encode() + tail)
+    assert len(arrays) == count
+    assert np.shares_memory(arrays[str(count - 1)], arrays[str(count - 1)].base)

@@ -21,7 +21,7 @@ from agent.http.message import Head, Refused, Response, to_bytes
 
 log = logging.getLogger(__name__)
 _BACKLOG = 64
-_RETRY_S = 5
+_RETRY_S = 2
 
 
 class Settings(Protocol):
@@ -117,8 +117,10 @@ class Server:
                 continue
             try:
                 self._take(sock)
-            except (OSError, RuntimeError) as e:  # the client has left; no more threads
-                log.warning("http: a connection could not be taken: %s", e)
+            except OSError:
+                sock.close()  # the client has left
+            except RuntimeError as e:
+                log.warning("http: no thread for a connection: %s", e)
                 sock.close()
 
     def _take(self, sock: socket.socket) -> None:

@@ -36,7 +36,7 @@ class Api:
     """``handle`` answers a request; it is safe to call from many threads.
 
     refuse(request, code, message) answers a request with an error. alive(): the workers make progress; ready(): what
-    comes is served; connected(): to the broker.
+    comes is served; connected(): to the broker; drift(): ``Drift.snapshot``.
     """
 
     def __init__(
@@ -50,10 +50,12 @@ class Api:
         alive: Callable[[], bool],
         ready: Callable[[], bool],
         connected: Callable[[], bool],
+        drift: Callable[[], Mapping[str, Mapping[str, Any]]],
     ) -> None:
         self._version, self._models, self._admission, self._lane = version, models, admission, lane
         self._stats, self._refuse = stats, refuse
         self._alive, self._ready, self._connected = alive, ready, connected
+        self._drift = drift
 
     def handle(self, head: Head, body: bytes) -> Response:
         """The answer."""
@@ -106,7 +108,7 @@ class Api:
                 "outputs": tensors(found.engine.outputs)}  # fmt: skip
 
     def _metrics(self) -> Response:
-        text = metrics.page(self._stats, len(self._admission), self._connected())
+        text = metrics.page(self._stats, len(self._admission), self._connected(), self._drift())
         return Response(200, text, prometheus.CONTENT_TYPE)
 
     def _infer(self, head: Head, body: bytes, model: str, version: str | None) -> Response:
@@ -146,8 +148,8 @@ class Api:
         if head.query:
             query = parse_qs(head.query)
             try:
-                timeout = int(query["timeout"][-1][:19]) if "timeout" in query else timeout
-                priority = int(query["priority"][-1][:19]) if "priority" in query else priority
+                timeout = int(query["timeout"][-1][:15]) if "timeout" in query else timeout
+                priority = int(query["priority"][-1][:15]) if "priority" in query else priority
             except ValueError:
                 return "timeout is a number of microseconds, priority one of 0..9"
         if priority is not None:

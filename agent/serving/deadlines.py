@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from agent.serving.request import Request
 
-_LONGEST_S = 3600.0  # of a wait; a sender may ask for more seconds than a lock can be waited for
+_LONGEST_NS = 3_600 * 10**9  # of one wait: what a sender asks for may be more than a lock can wait
 
 
 class Deadlines:
@@ -65,7 +65,7 @@ class Deadlines:
                     continue
                 left = self._heap[0][0] - time.monotonic_ns()
                 if left > 0:
-                    self._wake.wait(min(left / 1e9, _LONGEST_S))
+                    self._wake.wait(min(left, _LONGEST_NS) / 1e9)
                     continue
                 request = heapq.heappop(self._heap)[2]()
             if request is not None and not request.settled:

@@ -30,12 +30,12 @@ _STAGE_HELP = {
 }
 
 
-def page(stats: Stats, queued: int, connected: bool) -> bytes:
-    """``/metrics``. queued: requests that wait; connected: to the broker."""
-    return exposition(families(stats, queued, connected))
+def page(stats: Stats, queued: int, connected: bool, drift: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """``/metrics``. queued: requests that wait; connected: to the broker; drift: ``Drift.snapshot``."""
+    return exposition(families(stats, queued, connected, drift))
 
 
-def families(stats: Stats, queued: int, connected: bool) -> Iterator[Family]:
+def families(stats: Stats, queued: int, connected: bool, drift: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
     """The families, in the order of the page."""
     s = stats.snapshot()
     models: Mapping[str, Mapping[str, Any]] = stats.about.get("models", {})
@@ -55,6 +55,9 @@ def families(stats: Stats, queued: int, connected: bool) -> Iterator[Family]:
     yield Family("int8d_inference_request_failure_total", "counter", COUNTERS["refused"], [
         Sample({"reason": code}, count) for code, count in sorted(s.refusals.items())
     ])  # fmt: skip
+    yield Family("int8d_dead_letters_total", "counter", "Inputs put aside because the process died over them.", [
+        Sample({}, s.refusals.get("poisoned", 0))
+    ])  # fmt: skip
     for counter, help in COUNTERS.items():
         if counter not in _TOLD_ELSEWHERE:
             yield Family(f"int8d_{counter}_total", "counter", help, [Sample({}, s.counters[counter])])
@@ -71,8 +74,24 @@ def families(stats: Stats, queued: int, connected: bool) -> Iterator[Family]:
                  [Sample({}, time.process_time())])  # fmt: skip
     yield _gauge("process_start_time_seconds", "When the process started, in Unix time.",
                  Sample({}, stats.started_unix))  # fmt: skip
+    yield _gauge("int8d_drift_inferences", "Inferences in the window that drift is judged by.", *(
+        Sample(labels[name], found["n"]) for name, found in drift.items() if name in labels
+    ))  # fmt: skip
+    yield _gauge("int8d_drift_psi", "Population stability index against what was recorded with the model.", *(
+        Sample(labels[name] | {"of": of}, psi)
+        for name, found in drift.items() if name in labels for of, psi in _psi(found["psi"])
+    ))  # fmt: skip
     if stats.sensors is not None:
         yield from _sensors(stats.sensors.read())
+
+
+def _psi(measures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """``classes``, ``confidence`` and ``input NAME``, those that there are."""
+    for of, psi in measures.items():
+        if isinstance(psi, Mapping):
+            yield from ((f"input {name}", x) for name, x in psi.items() if x is not None)
+        elif psi is not None:
+            yield of, psi
 
 
 def _sensors(reading: Reading) -> Iterator[Family]:

@@ -89,13 +89,14 @@ class _Front(msgspec.Struct):
 _front = msgspec.json.Decoder(_Front)
 _decoder = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
+_LONGEST_US = 10**15  # 31 years; JSON's numbers have no end, clocks have
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bytes of any kind
 
 
 def decode(payload: bytes, json_size: int | None = None) -> tuple[Request, dict[str, Array]]:
     """The request and its arrays by input name. json_size: bytes of its JSON, where known. Raises ``InputError``."""
     text, rest = _split(payload) if json_size is None else (payload[:json_size], payload[json_size:])
-    tail = memoryview(rest)  # each of many tensors takes its part without copying the others'
+    tail = memoryview(rest)  # each of many tensors takes its part without copying the others
     try:
         request = _decoder.decode(text)
     except _UNREADABLE as e:
@@ -117,7 +118,8 @@ def wishes(payload: bytes) -> Wishes:
     if b'"timeout"' not in payload and b'"priority"' not in payload:
         return Wishes()
     try:
-        return _front.decode(_split(payload)[0]).parameters
+        asked = _front.decode(_split(payload)[0]).parameters
+        return Wishes(None if asked.timeout is None else min(asked.timeout, _LONGEST_US), asked.priority)
     except (InputError, *_UNREADABLE):
         return Wishes()
 
