@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,7 +35,7 @@ exec /lib/systemd/systemd systemd.unit=int8d-scenarios.service
 """
 
 
-def boot(rootfs: Path, program: Path, beside: Path, results: Path, names: str = "", timeout: float = 400) -> dict:
+def boot(rootfs: Path, program: Path, beside: Path, results: Path, names: str = "", timeout: float = 300) -> dict:
     """What each scenario saw, by name.
 
     rootfs: stays as it is; the container writes to memory above it. program: lies at /opt/int8d. beside: a folder of
@@ -67,45 +69,60 @@ def boot(rootfs: Path, program: Path, beside: Path, results: Path, names: str = 
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                   timeout=timeout, preexec_fn=enter, start_new_session=True)  # fmt: skip
         except subprocess.TimeoutExpired as e:
-            raise AssertionError(f"the container did not end within {timeout} s: {(e.output or b'').decode()}") from e
+            raise AssertionError(
+                f"the container did not end within {timeout} s: {_read(results / 'output.txt')}"
+            ) from e
     said = done.stdout.decode(errors="replace")
     facts = results / "facts.json"
     if not facts.exists():
-        output = results / "output.txt"
-        if not output.exists():
+        if not (results / "output.txt").exists():
             raise Unavailable(f"no systemd boots in a container here: {said[-1000:]}")
-        raise AssertionError(f"the scenarios ended without results: {output.read_text()[-3000:]}")
+        raise AssertionError(f"the scenarios ended without results: {_read(results / 'output.txt')}")
     return json.loads(facts.read_text())
 
 
-@contextmanager
-def _own_cgroups() -> Iterator[object]:
-    """Gives a function that puts the calling process into control groups of its own, where groups can be made.
+def _read(file: Path) -> str:
+    return file.read_text(errors="replace")[-3000:] if file.exists() else ""
 
-    A container whose root is ours would see the services of another container, booted beside it, as its own.
+
+@contextmanager
+def _own_cgroups() -> Iterator[Callable[[], None]]:
+    """Gives a function that puts the calling process into control groups of its own; ends what is left in them.
+
+    A container whose groups hang below ours would take the services of another one, booted beside it, for its own.
     """
-    made = []
+    groups = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        name = controllers.removeprefix("name=")
-        if name not in ("", "systemd", "memory"):
-            continue
-        for base in ([Path("/sys/fs/cgroup", name)] if name else [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]):
-            group = Path(f"{base}{path}") / f"int8d-test-{os.getpid()}"
-            if (base / "cgroup.procs").exists():
-                with suppress(OSError):
-                    group.mkdir()
-                    made.append(group)
-                break
+        if controllers in ("", "name=systemd", "memory"):
+            name = controllers.removeprefix("name=") or "unified"
+            base = Path("/sys/fs/cgroup", name)
+            if name == "unified" and not base.exists():
+                base = base.parent
+            groups.append(Path(f"{base}{path}") / f"int8d-test-{os.getpid()}")
+    for group in groups:
+        group.mkdir()
 
     def enter() -> None:
-        for group in made:
+        for group in groups:
             (group / "cgroup.procs").write_text("0")
 
     try:
         yield enter
     finally:
-        for group in made:
-            for folder, _, _ in os.walk(group, topdown=False):
-                with suppress(OSError):
-                    os.rmdir(folder)
+        for group in groups:
+            _end(group)
+
+
+def _end(group: Path) -> None:
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        left = [int(pid) for file in group.rglob("cgroup.procs") for pid in file.read_text().split()]
+        if not left:
+            break
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    for folder, _, _ in os.walk(group, topdown=False):
+        os.rmdir(folder)

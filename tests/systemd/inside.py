@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 import subprocess
 import threading
 import time
@@ -15,9 +14,9 @@ from tests.agent_process import Peer, picture
 
 UNIT = "int8d.service"
 CONFIG = Path("/etc/int8d/int8d.toml")
-STATE = Path("/var/lib/private/int8d")
+STATE = Path("/var/lib/int8d")
 PYTHON = "/opt/int8d/bin/python"
-_DROP_IN = Path(f"/etc/systemd/system/{UNIT}.d/scenario.conf")
+DROP_INS = Path(f"/etc/systemd/system/{UNIT}.d")
 _SHOWN = "ActiveState,SubState,Result,NRestarts,ExecMainCode,ExecMainStatus,StatusText,MainPID"
 
 
@@ -59,8 +58,8 @@ class Service:
                  rest: str = "", model: str = "/etc/int8d/digits.int8.safetensors") -> None:  # fmt: skip
         run("systemctl", "stop", UNIT)
         CONFIG.write_text(
-            f'device = "box1"\n{top}\n[broker]\nport = {port}\nreconnect_min_s = 0.05\nreconnect_max_s = 0.2\n{broker}\n'
-            f'[[model]]\nname = "digits"\npath = "{model}"\n'
+            f'device = "box1"\n{top}\n[broker]\nport = {port}\nreconnect_min_s = 0.05\nreconnect_max_s = 0.2\n'
+            f'{broker}\n[[model]]\nname = "digits"\npath = "{model}"\n'
             f'[[route]]\nsubscribe = "cameras/+/frame"\nmodel = "digits"\npublish = "predictions/{{1}}"\n{rest}\n'
         )
         if planted:
@@ -68,8 +67,8 @@ class Service:
                 f"\nExecStart=\nExecStart={PYTHON} -m tests.planted run --config {CONFIG}\n"
                 "Environment=PYTHONPATH=/opt/tests\n"
             )
-        _DROP_IN.parent.mkdir(exist_ok=True)
-        _DROP_IN.write_text(f"[Service]\n{drop_in}\n")
+        DROP_INS.mkdir(exist_ok=True)
+        (DROP_INS / "scenario.conf").write_text(f"[Service]\n{drop_in}\n")
         run("systemctl", "daemon-reload")
         run("systemctl", "reset-failed", UNIT)
         self.since = time.time()
@@ -96,8 +95,7 @@ class Service:
 class Load:
     """Sends pictures, each on a topic of its own, and counts the answers by topic.
 
-    Besides pictures, what ``plant`` sends is answered on ``predictions/plant``. Retained topics and dead letters of
-    the device are kept in ``seen``: the last payload by topic.
+    available: the last payload of the device's topic of that name. dead: its dead letters. errors: refusals, by code.
     """
 
     def __init__(self, port: int) -> None:
@@ -105,7 +103,7 @@ class Load:
         self.sent = 0
         self.answers: Counter[int] = Counter()
         self.errors: Counter[str] = Counter()
-        self.seen: dict[str, str] = {}
+        self.available = ""
         self.dead: list[bytes] = []
         self._labels: dict[int, set[str]] = {}
         self._over = threading.Event()
@@ -146,7 +144,7 @@ class Load:
             "repeated": sum(count > 1 for count in self.answers.values()),
             "unsteady": sum(len(labels) > 1 for labels in self._labels.values()),
             "errors": dict(self.errors),
-            "available": self.seen.get("int8d/box1/available"),
+            "available": self.available,
             "dead": [letter.decode() for letter in self.dead],
         }
 
@@ -168,8 +166,8 @@ class Load:
         while (message := self._peer.messages.get()) is not None:
             if message.topic == "int8d/box1/dead-letter":
                 self.dead.append(message.payload)
-            elif not message.topic.startswith("predictions/"):
-                self.seen[message.topic] = message.payload.decode()
+            elif message.topic == "int8d/box1/available":
+                self.available = message.payload.decode()
             else:
                 reply, name = json.loads(message.payload), message.topic.split("/")[1]
                 if "error" in reply:
@@ -177,14 +175,3 @@ class Load:
                 if name.isdigit() and "classes" in reply:
                     self.answers[int(name)] += 1
                     self._labels.setdefault(int(name) % 40, set()).add(reply["classes"][0]["label"])
-
-
-def drained(messages: queue.Queue[object]) -> int:
-    """How many messages lie in a queue; takes them."""
-    count = 0
-    while True:
-        try:
-            messages.get_nowait()
-        except queue.Empty:
-            return count
-        count += 1
