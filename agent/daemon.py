@@ -132,6 +132,7 @@ class Daemon:
         if self._http is not None:
             self._http.start()
         self._notifier.send("READY=1")
+        self._tell_status()
         log.info("serving %s", ", ".join(self._predictors))
         interval = self._config.stats_interval_s
         watchdog = self._notifier.watchdog_s
@@ -147,6 +148,7 @@ class Daemon:
             if time.monotonic() >= next_stats:
                 next_stats = time.monotonic() + interval
                 self._publish_stats()
+                self._tell_status()
             stop.wait(min(tick, max(0.01, next_stats - time.monotonic())))
         self._drain()
 
@@ -229,8 +231,14 @@ class Daemon:
         for name in self._predictors:
             self._session.publish(Outgoing(self._ready_topic(name), b"true", 1, True))
         self._publish_stats()
-        self._notifier.send(f"STATUS=connected over MQTT {self._session.version}")
+        self._tell_status()
         log.info("connected over MQTT %s", self._session.version)
+
+    def _tell_status(self) -> None:
+        """The line that ``systemctl status`` shows."""
+        session, broker = self._session, self._config.broker
+        connection = f"connected over MQTT {session.version}" if session.connected else "no connection"
+        self._notifier.send(f"STATUS={connection}: broker {broker.host}:{broker.port}")
 
     def _publish_stats(self) -> None:
         if self._session.connected:

@@ -1,0 +1,103 @@
+"""Runs in the place of the service, under its sandbox, and writes down what it could do: ``probe.json`` in its state.
+
+Each attempt is one that a program which has been taken over would make.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWNS = 0x10000000, 0x40000000, 0x00020000
+
+
+def writable() -> list[str]:
+    """Folders that take a new file; a folder below one that does is left out, and so are /proc and /sys/fs/cgroup."""
+    found = []
+    for folder, below, _ in os.walk("/"):
+        if folder == "/":
+            below.remove("proc")
+        try:
+            name = os.path.join(folder, f".probe-{os.getpid()}")
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
+            os.unlink(name)
+        except OSError:
+            continue
+        found.append(folder)
+        below.clear()
+    return sorted(found)
+
+
+def _checked(result: int) -> None:
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _executable_memory() -> None:
+    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+
+
+def _setuid_file() -> None:
+    Path("suid").touch()
+    os.chmod("suid", 0o4755)
+
+
+ATTEMPTS: dict[str, Callable[[], object]] = {
+    "a user namespace": lambda: _checked(_libc.unshare(_CLONE_NEWUSER)),
+    "a network namespace": lambda: _checked(_libc.unshare(_CLONE_NEWNET)),
+    "a mount namespace": lambda: _checked(_libc.unshare(_CLONE_NEWNS)),
+    "a mount": lambda: _checked(_libc.mount(b"none", b"/tmp", b"tmpfs", 0, None)),
+    "memory that is writable and executable": _executable_memory,
+    "a file that is set-user-ID": _setuid_file,
+    "another user": lambda: os.setuid(0),
+    "a raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+    "a packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
+    "a netlink socket": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
+    "a real-time priority": lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)),
+    "the host's name": lambda: socket.sethostname("taken"),
+    "a signal to the first process": lambda: os.kill(1, signal.SIGCONT),
+    "/etc/shadow": lambda: Path("/etc/shadow").read_bytes(),
+    "the kernel's log": lambda: Path("/dev/kmsg").read_bytes(),
+    "/dev/mem": lambda: Path("/dev/mem").read_bytes(),
+    "a kernel setting": lambda: Path("/proc/sys/kernel/core_pattern").write_text("x"),
+    "/home": lambda: os.listdir("/home"),
+    "/root": lambda: os.listdir("/root"),
+}
+
+
+def attempt(what: Callable[[], object]) -> str:
+    """``done``, or the error."""
+    try:
+        what()
+    except OSError as e:
+        return str(e)
+    return "done"
+
+
+def main() -> None:
+    status = Path("/proc/self/status").read_text()
+    facts = {
+        "writable": writable(),
+        "attempts": {name: attempt(what) for name, what in ATTEMPTS.items()},
+        "processes seen": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
+        "itself": os.getpid(),
+        "uid": os.getuid(),
+        "capabilities": [line.split()[1] for line in status.splitlines() if line.startswith("Cap")],
+        "no_new_privileges": "NoNewPrivs:\t1" in status,
+        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
+    }
+    Path("probe.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
