@@ -14,6 +14,8 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
+
 from agent import __version__
 from agent.config import Config, load
 from agent.engine import Tuning
@@ -37,7 +39,9 @@ from agent.serving.request import Request
 from agent.serving.strikes import Strikes
 from agent.serving.worker import Workers
 from agent.telemetry.drift import Drift
+from agent.telemetry.home_assistant import HomeAssistant
 from agent.telemetry.sensors import Sensors
+from agent.telemetry.sparkplug import EdgeNode
 from agent.telemetry.stats import Stats
 from agent.wire import oip
 
@@ -111,6 +115,12 @@ class Daemon:
         )
         self._delivery.attach(self._session)
         self._http = self._http_server() if config.http.enabled else None
+        headers = {name: p.engine.header for name, p in self._predictors.items()}
+        self._home_assistant = HomeAssistant(config, headers, self.state)
+        self._edge_node = None
+        if config.sparkplug.enabled:
+            client_id = f"{config.broker.client_id or f'int8d-{config.device}'}-sparkplug"
+            self._edge_node = EdgeNode(config.broker, client_id, config.sparkplug.group, config.device, self.state)
 
     def run(self, stop: threading.Event) -> None:
         """Serves until ``stop`` is set, then drains: finish, publish, acknowledge, say offline."""
@@ -118,6 +128,9 @@ class Daemon:
         self._session.start()
         if self._http is not None:
             self._http.start()
+        if self._edge_node is not None:
+            self._edge_node.update(self._document())
+            self._edge_node.start()
         self._notifier.send("READY=1")
         log.info("serving %s", ", ".join(self._predictors))
         interval = self._config.stats_interval_s
@@ -189,6 +202,8 @@ class Daemon:
                                   lambda reason: told.set())  # fmt: skip
             told.wait(min(5.0, left() + 1))
         self._session.stop()
+        if self._edge_node is not None:
+            self._edge_node.stop()
         self._admission.close()
         self._strikes.close()
         log.info("stopped")
@@ -199,15 +214,21 @@ class Daemon:
         for name in self._predictors:
             self._session.publish(Outgoing(self._ready_topic(name), b"true", 1, True))
         self._publish_stats()
+        self._home_assistant.announce(self._session.publish, msgspec.json.decode(self._document()))
         self._notifier.send(f"STATUS=connected over MQTT {self._session.version}")
         log.info("connected over MQTT %s", self._session.version)
 
     def _publish_stats(self) -> None:
+        document = self._document()
         if self._session.connected:
-            document = self._stats.document(
-                protocol=self._session.version, queued=len(self._admission), drift=self._drift.snapshot()
-            )
             self._session.publish(Outgoing(f"{self._config.base}/stats", document, 0, True))
+        if self._edge_node is not None:
+            self._edge_node.update(document)
+
+    def _document(self) -> bytes:
+        return self._stats.document(
+            protocol=self._session.version, queued=len(self._admission), drift=self._drift.snapshot()
+        )
 
     def _ready_topic(self, model: str) -> str:
         return f"{self._config.base}/v2/models/{model}/ready"

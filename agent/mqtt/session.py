@@ -45,6 +45,7 @@ class Session:
 
     on_message: called on the network thread with each ``Incoming``; it must be quick. on_connected: called there after
     each subscription was confirmed. clean: the broker shall keep nothing. most: bytes of a packet that are kept.
+    will: or what gives it, asked before each CONNECT.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Session:
         subscriptions: Sequence[tuple[str, int]],
         on_message: Callable[[Incoming], None],
         on_connected: Callable[[], None] = lambda: None,
-        will: Outgoing | None = None,
+        will: Outgoing | Callable[[], Outgoing] | None = None,
         clean: bool = False,
         most: int = 256 << 20,
     ) -> None:
@@ -196,11 +197,11 @@ class Session:
         if settings.password_file:
             with open(settings.password_file, encoding="utf-8") as file:
                 password = file.read().rstrip("\n")
-        login = Login(self._client_id, settings.keepalive_s, self._clean, 0 if self._clean else
-                      settings.session_expiry_s, settings.receive_maximum, settings.username, password,
-                      self._will)  # fmt: skip
         link = Link(settings)
         try:
+            login = Login(self._client_id, settings.keepalive_s, self._clean, 0 if self._clean else
+                          settings.session_expiry_s, settings.receive_maximum, settings.username, password,
+                          self._will() if callable(self._will) else self._will)  # fmt: skip
             link.send(packets.connect(login, self._v5))
             reader = Reader(self._most)
             waiting: list[tuple[int, bytes, int]] = []
