@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from agent import __version__
 from agent.config import Config, load
 from agent.engine import Tuning
@@ -41,7 +43,9 @@ from agent.serving.request import Request
 from agent.serving.strikes import Strikes
 from agent.serving.worker import Workers
 from agent.telemetry.drift import Drift
+from agent.telemetry.home_assistant import HomeAssistant
 from agent.telemetry.sensors import Sensors
+from agent.telemetry.sparkplug import EdgeNode
 from agent.telemetry.stats import Stats
 from agent.wire import oip
 
@@ -124,6 +128,12 @@ class Daemon:
         self._http = self._http_server() if config.http.enabled else None
         if self._outbox is not None:
             self._outbox.attach(self._session)
+        headers = {name: p.engine.header for name, p in self._predictors.items()}
+        self._home_assistant = HomeAssistant(config, headers, self.state)
+        self._edge_node = None
+        if config.sparkplug.enabled:
+            client_id = f"{config.broker.client_id or f'int8d-{config.device}'}-sparkplug"
+            self._edge_node = EdgeNode(config.broker, client_id, config.sparkplug.group, config.device, self.state)
 
     def run(self, stop: threading.Event) -> None:
         """Serves until ``stop`` is set, then drains: finish, publish, acknowledge, say offline."""
@@ -131,6 +141,9 @@ class Daemon:
         self._session.start()
         if self._http is not None:
             self._http.start()
+        if self._edge_node is not None:
+            self._edge_node.update(self._document())
+            self._edge_node.start()
         self._notifier.send("READY=1")
         self._tell_status()
         log.info("serving %s", ", ".join(self._predictors))
@@ -210,6 +223,8 @@ class Daemon:
         self._session.stop()
         if self._outbox is not None:
             self._outbox.close()
+        if self._edge_node is not None:
+            self._edge_node.stop()
         self._admission.close()
         self._strikes.close()
         log.info("stopped")
@@ -231,6 +246,7 @@ class Daemon:
         for name in self._predictors:
             self._session.publish(Outgoing(self._ready_topic(name), b"true", 1, True))
         self._publish_stats()
+        self._home_assistant.announce(self._session.publish, msgspec.json.decode(self._document()))
         self._tell_status()
         log.info("connected over MQTT %s", self._session.version)
 
@@ -241,12 +257,17 @@ class Daemon:
         self._notifier.send(f"STATUS={connection}: broker {broker.host}:{broker.port}")
 
     def _publish_stats(self) -> None:
+        document = self._document()
         if self._session.connected:
-            outbox = {} if self._outbox is None else {"outbox": self._outbox.stats()}
-            document = self._stats.document(
-                protocol=self._session.version, queued=len(self._admission), drift=self._drift.snapshot(), **outbox
-            )
             self._session.publish(Outgoing(f"{self._config.base}/stats", document, 0, True))
+        if self._edge_node is not None:
+            self._edge_node.update(document)
+
+    def _document(self) -> bytes:
+        outbox = {} if self._outbox is None else {"outbox": self._outbox.stats()}
+        return self._stats.document(
+            protocol=self._session.version, queued=len(self._admission), drift=self._drift.snapshot(), **outbox
+        )
 
     def _ready_topic(self, model: str) -> str:
         return f"{self._config.base}/v2/models/{model}/ready"

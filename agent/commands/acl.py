@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agent.config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     for path in args.config:
         config = parse(path)
         routes = tuple((r.subscribe, r.publish) for r in config.route)
-        devices.append(Device(config.device, config.prefix, config.broker.username or "", routes))
+        user = config.broker.username or ""
+        devices.append(Device(config.device, config.prefix, user, routes, _integrations(config)))
     if not devices:
         raise ConfigError("no device is named: give an int8d.toml, or --device NAME")
     clients: dict[str, list[str]] = {}
@@ -47,6 +52,20 @@ def run(args: argparse.Namespace) -> int:
     except OSError as e:
         raise ConfigError(f"{args.output}: can't be written ({e.strerror})") from e
     return 0
+
+
+def _integrations(config: Config) -> list[str]:
+    """What Home Assistant and Sparkplug take."""
+    from agent.telemetry import home_assistant, sparkplug
+
+    lines = []
+    if config.home_assistant.enabled:
+        lines.append(f"write {home_assistant.topic(config.home_assistant.prefix, config.device)}")
+    if config.sparkplug.enabled:
+        group = config.sparkplug.group
+        lines += [f"write {sparkplug.topic(group, kind, config.device)}" for kind in sparkplug.WRITTEN]
+        lines.append(f"read {sparkplug.topic(group, 'NCMD', config.device)}")
+    return lines
 
 
 def _pair(text: str, option: str, form: str) -> tuple[str, str]:

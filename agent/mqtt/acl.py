@@ -17,12 +17,16 @@ from agent.mqtt.routes import Filter, fill, filter_of, meet, published
 
 @dataclass(frozen=True)
 class Device:
-    """What the ACL must know of an int8d.toml. routes: (subscribe, publish) of each; user: its name at the broker."""
+    """What the ACL must know of an int8d.toml. routes: (subscribe, publish) of each; user: its name at the broker.
+
+    more: what else it may read and write, as the ACL's own ``read TOPIC`` and ``write TOPIC``.
+    """
 
     name: str
     prefix: str = "int8d"
     user: str = ""
     routes: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    more: Sequence[str] = ()
 
     @property
     def base(self) -> str:
@@ -78,7 +82,7 @@ def _of_device(device: Device) -> list[str]:
     for subscribe, publish in device.routes:
         read.append(subscribe)
         write.append(filter_of(published(publish, Filter(subscribe))))
-    return [f"read {t}" for t in read] + [f"write {t}" for t in write]
+    return [f"read {t}" for t in read] + [f"write {t}" for t in write] + list(device.more)
 
 
 def _of_client(user: str, base: str) -> list[str]:

@@ -47,6 +47,7 @@ class Session:
     each subscription was confirmed. clean: the broker shall keep nothing. most: bytes of a packet that are kept.
     most_held: bytes of payloads that wait here because the broker delivers more than ``receive_maximum``; past them
     ``on_message`` gets what comes all the same.
+    will: or what gives it, asked before each CONNECT.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Session:
         subscriptions: Sequence[tuple[str, int]],
         on_message: Callable[[Incoming], None],
         on_connected: Callable[[], None] = lambda: None,
-        will: Outgoing | None = None,
+        will: Outgoing | Callable[[], Outgoing] | None = None,
         clean: bool = False,
         most: int = 256 << 20,
         most_held: int = 64 << 20,
@@ -203,11 +204,11 @@ class Session:
         if settings.password_file:
             with open(settings.password_file, encoding="utf-8") as file:
                 password = file.read().rstrip("\n")
-        login = Login(self._client_id, settings.keepalive_s, self._clean, 0 if self._clean else
-                      settings.session_expiry_s, settings.receive_maximum, settings.username, password,
-                      self._will)  # fmt: skip
         link = Link(settings)
         try:
+            login = Login(self._client_id, settings.keepalive_s, self._clean, 0 if self._clean else
+                          settings.session_expiry_s, settings.receive_maximum, settings.username, password,
+                          self._will() if callable(self._will) else self._will)  # fmt: skip
             link.send(packets.connect(login, self._v5))
             reader = Reader(self._most)
             waiting: list[tuple[int, bytes, int]] = []
