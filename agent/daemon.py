@@ -1,7 +1,8 @@
 """The daemon: the only place where the parts are wired. Start, ready, watchdog, drain, stop.
 
-Threads: paho's network thread receives and confirms; one worker computes; a timer watches deadlines; a supervisor
-keeps the connection; the main thread publishes statistics, feeds the watchdog and waits for the signal to stop.
+Threads: one keeps the connection, receives and confirms; a worker for each replica computes; a timer watches
+deadlines; the main thread publishes statistics, feeds the watchdog and waits for the signal to stop. The outbox, HTTP
+and Sparkplug have their own where they are switched on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,12 +26,11 @@ from agent.files import state_folder
 from agent.http.server import Server
 from agent.http.v2 import Api
 from agent.journal import Journal
-from agent.logs import to_stdout
-from agent.mqtt.delivery import Delivery, Route
+from agent.logs import Sparing, to_stdout
+from agent.mqtt.delivery import Delivery
 from agent.mqtt.gate import Gate
 from agent.mqtt.messages import SEALED, Outgoing
 from agent.mqtt.outbox import Outbox
-from agent.mqtt.routes import Filter, filter_of, published
 from agent.mqtt.session import Session
 from agent.notify import Notifier
 from agent.predict import Predictor, request_id_of
@@ -47,16 +46,15 @@ from agent.telemetry.home_assistant import HomeAssistant
 from agent.telemetry.sensors import Sensors
 from agent.telemetry.sparkplug import EdgeNode
 from agent.telemetry.stats import Stats
+from agent.topics import published_by, routes_of, subscriptions_of
 from agent.wire import oip
-
-if TYPE_CHECKING:
-    from agent.wire.sealed import Receiver
 
 log = logging.getLogger(__name__)
 _LOAD_S = 60  # more than a model takes to load, the tuner apart
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: systemd must not start it again
 _PROPERTIES_BYTES = 256 * 1024  # of a packet beside its payload
 _STORE_S = 2.0  # without a connection, replies can still be stored
+_LOG_REFUSALS_S = 1.0  # one of each code in so many seconds: under overload the log would be the load
 EXIT_HUNG = 70  # EX_SOFTWARE
 
 
@@ -81,6 +79,7 @@ class Daemon:
     def __init__(self, config: Config, notifier: Notifier | None = None) -> None:
         self._config = config
         self._notifier = notifier or Notifier()
+        self._refusals_logged = Sparing(_LOG_REFUSALS_S)
         self._drift = Drift(config.drift)
         self._predictors, replicas = _load_models(config, self._notifier, self._drift)
         self._stats = Stats({
@@ -102,7 +101,7 @@ class Daemon:
             release=f"{__version__} {' '.join(f'{p.name}={p.version}' for p in self._predictors.values())}",
         )
         self._worker = Workers(seats, self._admission, self._refuse, self._strikes)
-        routes = _routes(config)
+        routes = routes_of(config)
         self._outbox = self._make_outbox() if any(r.outbox for r in routes) else None
         self._delivery = Delivery(
             routes,
@@ -111,13 +110,13 @@ class Daemon:
             self._refuse,
             config.reply_cache,
             config.limits.max_cached_bytes,
-            Gate(config.limits, config.base, _published(config)),
+            Gate(config.limits, config.base, published_by(config)),
             self._outbox,
         )
         self._session = Session(
             config.broker,
             config.broker.client_id or f"int8d-{config.device}",
-            _subscriptions(config, routes),
+            subscriptions_of(config, routes),
             self._delivery.receive,
             self._announce,
             will=Outgoing(f"{config.base}/available", b"offline", 1, True),
@@ -277,7 +276,10 @@ class Daemon:
             return
         request.refusal = code
         self._stats.refused(code)
-        log.info("refused a message on '%s': %s: %s", request.source, code, message)
+        omitted = self._refusals_logged.since(code)
+        if omitted is not None:
+            more = f" ({omitted} more since the last that was logged)" if omitted else ""
+            log.info("refused a message on '%s': %s: %s%s", request.source, code, message, more)
         if code == "poisoned":
             self._put_aside(request, message)
         request_id = request.id if request.id is not None else request_id_of(request.payload)
@@ -311,47 +313,3 @@ def _load_models(
         except Int8dError as e:
             raise ModelError(f"model '{model.name}': {e}") from e
     return predictors, replicas
-
-
-def _routes(config: Config) -> list[Route]:
-    """The file's routes, then the device's own topics of the Open Inference Protocol."""
-    receiver = _receiver(config)
-    routes = [
-        Route(
-            Filter(r.subscribe), r.model, r.publish, Lane(r.subscribe, r.max_queue, r.overload, r.priority), r.qos,
-            r.deadline_ms, r.content_type, receiver=receiver if r.encryption == "hpke" else None, outbox=r.outbox,
-        )
-        for r in config.route
-    ]  # fmt: skip
-    models = f"{config.base}/v2/models"
-    lane = Lane("infer")
-    opens = receiver if config.encryption.infer == "hpke" else None
-    routes.append(Route(Filter(f"{models}/+/infer"), "{1}", models + "/{1}/infer/response", lane, receiver=opens))
-    # For MQTT 3.1.1, which has no correlation data: the id travels in the topic, with a client's name before it or not.
-    routes.append(
-        Route(
-            Filter(f"{models}/+/infer/request/#"), "{1}", models + "/{1}/infer/response/{2}", lane, id_wildcard=2,
-            receiver=opens,
-        )
-    )  # fmt: skip
-    return routes
-
-
-def _receiver(config: Config) -> Receiver | None:
-    """What opens encrypted messages. Raises ``ConfigError`` for keys that can't be used."""
-    if not config.encrypted or config.encryption.key is None:
-        return None
-    from agent.wire import keys
-    from agent.wire.sealed import Receiver
-
-    return Receiver(keys.load(config.encryption.key), [keys.parse_public(text) for text in config.encryption.senders])
-
-
-def _published(config: Config) -> list[Filter]:
-    """What the file's routes publish to."""
-    return [Filter(filter_of(published(r.publish, Filter(r.subscribe)))) for r in config.route]
-
-
-def _subscriptions(config: Config, routes: list[Route]) -> list[tuple[str, int]]:
-    shares = {r.subscribe: f"$share/{r.share}/{r.subscribe}" for r in config.route if r.share}
-    return [(shares.get(r.filter.text, r.filter.text), r.qos) for r in routes]

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from agent.errors import ConfigError
+from agent.logs import Sparing
 from agent.mqtt.routes import Filter, can_publish, check_template, fill
 from agent.serving.admission import Admission
 from agent.serving.lane import Lane
@@ -231,3 +232,12 @@ def test_deadlines_of_what_was_answered_long_ago_take_no_room() -> None:
         assert taken.settle()
     assert len(admission._deadlines._heap) <= 1024
     admission.close()
+
+
+def test_of_many_refusals_few_are_logged_and_none_is_forgotten(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    sparing = Sparing(1.0)
+    assert [sparing.since("a"), sparing.since("a"), sparing.since("b"), sparing.since("a")] == [0, None, 0, None]
+    now[0] = 1.0
+    assert [sparing.since("a"), sparing.since("a"), sparing.since("b")] == [2, None, 0]
