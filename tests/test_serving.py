@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -57,6 +58,36 @@ def test_every_policy_refuses_by_name_and_keeps_order(overload, kept, refused) -
         admission.put(request(name, name[0]), lane)
     assert drain(admission) == kept
     assert refusals.list == refused
+    admission.close()
+
+
+def test_a_source_that_sends_often_keeps_its_turn() -> None:
+    refusals = Refusals()
+    admission = Admission(refusals)
+    lane = Lane("lane", 10, "latest_per_source")
+    for name in ("a1", "b1", "a2", "c1", "a3"):
+        admission.put(request(name, name[0], size=10), lane)
+    assert drain(admission) == ["a3", "b1", "c1"]
+    assert refusals.list == [("a1", "superseded"), ("a2", "superseded")]
+    admission.put(request("d1", "d", size=10), lane)  # all of that is forgotten
+    assert drain(admission) == ["d1"]
+    admission.close()
+
+
+def test_what_was_withdrawn_is_not_kept_behind_what_waits() -> None:
+    admission = Admission(Refusals())
+    lane = Lane("lane", 1000)
+    admission.put(request("first"), lane)
+    late = [request(str(i), deadline_ms=1, size=1000) for i in range(20)]
+    gone = [weakref.ref(r) for r in late]
+    for r in late:
+        admission.put(r, lane)
+    del late, r
+    until = time.monotonic() + 5
+    while any(ref() is not None for ref in gone) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [ref() for ref in gone] == [None] * 20
+    assert drain(admission) == ["first"]
     admission.close()
 
 
@@ -216,7 +247,7 @@ def test_what_was_withdrawn_is_let_go_even_if_nobody_takes() -> None:
     for i in range(10_000):
         admission.put(request(str(i), f"camera {i % 2}", size=100), lane)
     (line,) = admission._lines.values()
-    assert len(line.requests) < 100
+    assert len(line.places) < 100
     assert drain(admission) == ["9998", "9999"]
     assert (len(admission), admission._bytes, admission._latest, admission._lines) == (0, 0, {}, {})
     admission.close()

@@ -269,3 +269,45 @@ def test_a_stop_says_goodbye_so_that_no_will_is_published(scripted, session) -> 
     assert first >> 4 == packets.DISCONNECT
     assert body[0] == 0
     assert not me.connected
+
+
+def test_a_publication_that_ends_every_connection_is_found_and_given_up(scripted, session) -> None:
+    me = session()
+    scripted.accept()
+    assert me.wait_ready(5)
+    results: dict[str, str | None] = {}
+    for name in ("good/1", "bad", "good/2"):
+        me.publish(Outgoing(name, b""), lambda reason, name=name: results.update({name: reason}))
+    for _ in range(3):
+        scripted.published()
+    for _ in range(20):
+        scripted.hang_up()
+        scripted.accept(RESUMED)
+        while (sent := scripted.published())[0] != "bad":  # what comes before it is confirmed
+            scripted.confirm(sent[2])
+            if sent[0] == "good/2":
+                break
+        else:
+            continue
+        break
+    assert eventually(lambda: len(results) == 3)
+    assert (results["good/1"], results["good/2"]) == (None, None)
+    assert "ends the connection" in str(results["bad"])
+    for i in range(3):  # and all at once again
+        me.publish(Outgoing(f"later/{i}", b""))
+    assert [scripted.published()[0] for _ in range(3)] == ["later/0", "later/1", "later/2"]
+
+
+def test_a_broker_that_dies_often_is_not_blamed_on_a_publication(scripted, session) -> None:
+    me = session()
+    scripted.accept()
+    assert me.wait_ready(5)
+    reasons: list[str | None] = []
+    for i in range(8):
+        me.publish(Outgoing(f"out/{i}", b""), reasons.append)
+    for _ in range(7):  # one is confirmed on each connection
+        scripted.confirm(scripted.published()[2])
+        scripted.hang_up()
+        scripted.accept(RESUMED)
+    scripted.confirm(scripted.published()[2])
+    assert eventually(lambda: reasons == [None] * 8)

@@ -36,6 +36,7 @@ _REASONS = {
     0x9E: "Shared subscriptions not supported", 0x9F: "Connection rate exceeded", 0xA0: "Maximum connect time",
     0xA1: "Subscription identifiers not supported", 0xA2: "Wildcard subscriptions not supported",
 }  # fmt: skip
+OUR_FAULT = frozenset((0x81, 0x82, 0x90, 0x95, 0x99, 0x9A, 0x9B))  # a broker that ends a connection over what we sent
 _CONNACK_311 = {1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}  # its return codes, as reason codes
 
 # Properties, section 2.2.2.2 of MQTT 5. Kinds: 1, 2, 4: a number of so many bytes; v: a variable byte integer;

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 NO_CONNECTION, NO_READER = "no connection", "no matching subscribers"
 _STOP_TIMEOUT_S = 10.0
 _INFLIGHT_311 = 1000  # MQTT 3.1.1 brokers don't say how many they take
+_BLAMES = 3  # lost connections that tell a bad publication from a bad line
 _NOT_UNDERSTOOD = ("hung up", "no answer", packets.reason_name(packets.UNSUPPORTED_VERSION))
 
 
@@ -38,6 +39,7 @@ class _Sent:
     confirmed: Confirmed
     expires: float | None  # time.monotonic
     once: bool
+    blamed: int = 0  # connections lost while it alone was under way
 
 
 class Session:
@@ -74,7 +76,9 @@ class Session:
         self._lock = threading.Lock()
         self._queued: deque[_Sent] = deque()
         self._inflight: OrderedDict[int, _Sent] = OrderedDict()
-        self._quota = 0
+        self._quota = self._full_quota = 0
+        self._losses = 0  # connections lost in a row on which the broker confirmed nothing of what was under way
+        self._careful = 0  # publications to be sent one by one, because one of them seems to end each connection
         self._mid = 0
         self._unacked: deque[Incoming] = deque()
         self._held: deque[Incoming] = deque()  # the youngest of them, which on_message has not seen yet
@@ -141,6 +145,7 @@ class Session:
         acks: list[bytes] = []
         with self._lock:
             message.finished = True
+            message.payload = b""  # it may wait long for those before it
             unacked = self._unacked
             while unacked and unacked[0].finished:
                 first = unacked.popleft()
@@ -246,6 +251,9 @@ class Session:
                     self._mid = self._mid % 65535 + 1
                 link.send(packets.subscribe(self._mid, self._subscriptions, self._v5))
             quota = answer.receive_maximum if self._v5 else _INFLIGHT_311
+            self._full_quota = quota
+            if self._careful:
+                quota = 1
             again = list(self._inflight.items())
             self._inflight = OrderedDict(again[:quota])
             self._queued.extendleft(sent for _, sent in reversed(again[quota:]))
@@ -273,6 +281,8 @@ class Session:
                         self._suback(body)
                     elif kind == packets.DISCONNECT:
                         reason = body[0] if body else 0
+                        if reason in packets.OUR_FAULT:
+                            self._losses = _BLAMES
                         self.refusal = f"the broker says: {packets.reason_name(reason)}"
                         return reason == packets.TAKEN_OVER
                 if self._held:
@@ -299,10 +309,14 @@ class Session:
             if lost:
                 self._inflight = OrderedDict((mid, s) for mid, s in self._inflight.items() if not s.once)
                 self._queued = deque(s for s in self._queued if not s.once)
+            given_up = self._blame()
         self._ready.clear()
         link.close()
         for sent in lost:
             sent.confirmed(NO_CONNECTION)
+        if given_up is not None:
+            log.error("the broker ends each connection on which '%s' is published; given up", given_up.message.topic)
+            given_up.confirmed("it ends the connection over it")
 
     def _change_protocol(self) -> None:
         """Under ``auto``, a broker that hangs up on MQTT 5 before it ever accepted us gets 3.1.1 next, and in turn."""
@@ -349,7 +363,12 @@ class Session:
             sent = self._inflight.pop(mid, None)
             if sent is None:
                 return
+            self._losses = 0
             self._quota += 1
+            if self._careful:
+                self._careful -= 1
+                if not self._careful:
+                    self._quota += self._full_quota - 1
             failed = self._drain() if self._queued else ()
         for other, why in failed:
             other.confirmed(why)
@@ -370,6 +389,24 @@ class Session:
         self._on_connected()
 
     # Under the lock
+
+    def _blame(self) -> _Sent | None:
+        """After a lost connection: the publication that ends every one, once it is found. Sent again and again, it
+        would keep all others from the broker for ever.
+        """
+        if not self._inflight:
+            return None
+        self._losses += 1
+        if not self._careful:
+            if self._losses >= _BLAMES:
+                self._careful = len(self._inflight) + len(self._queued)
+            return None
+        mid, sent = next(iter(self._inflight.items()))
+        sent.blamed += 1
+        if sent.blamed < _BLAMES:
+            return None
+        self._careful -= 1
+        return self._inflight.pop(mid)
 
     def _send(self, sent: _Sent) -> None:
         """Sends a publication of QoS 1; there is quota, and a link. Raises ValueError where it never can."""

@@ -12,26 +12,36 @@ from agent.serving.lane import Lane
 from agent.serving.request import Request
 
 
+class _Place:
+    """Of one request in a line. Empty once the request is withdrawn: what waits behind a long job must not be kept."""
+
+    __slots__ = ("line", "request", "ticket")
+
+    def __init__(self, line: _Line, ticket: int, request: Request) -> None:
+        self.line, self.ticket = line, ticket
+        self.request: Request | None = request
+
+
 class _Line:
-    """What waits in one lane at one priority, oldest first. Withdrawn requests stay until they reach the front, or
-    until they are more than half of all.
+    """What waits in one lane at one priority, oldest first. Empty places stay until they reach the front, or until they
+    are more than half of all.
     """
 
     def __init__(self, priority: int, lane: Lane) -> None:
         self.priority, self.lane = priority, lane
-        self.requests: deque[tuple[int, Request]] = deque()
+        self.places: deque[_Place] = deque()
         self.live = 0
 
-    def head(self) -> int:
-        """The ticket of the oldest that waits; the line must not be empty."""
-        requests = self.requests
-        while not requests[0][1].lane:
-            requests.popleft()
-        return requests[0][0]
+    def head(self) -> _Place:
+        """Of the oldest that waits; the line must not be empty."""
+        places = self.places
+        while places[0].request is None:
+            places.popleft()
+        return places[0]
 
     def tidy(self) -> None:
-        if len(self.requests) > 2 * self.live + 64:
-            self.requests = deque(entry for entry in self.requests if entry[1].lane)
+        if len(self.places) > 2 * self.live + 64:
+            self.places = deque(place for place in self.places if place.request is not None)
 
 
 class Admission:
@@ -48,7 +58,7 @@ class Admission:
         self._max_bytes, self._bytes = max_bytes, 0
         self._lines: dict[tuple[int, Lane], _Line] = {}
         self._waiting: dict[Lane, int] = {}
-        self._latest: dict[tuple[Lane, str], Request] = {}
+        self._latest: dict[tuple[Lane, str], _Place] = {}
         self._count = 0
         self._lock = threading.Lock()
         self._some = threading.Condition(self._lock)
@@ -61,22 +71,18 @@ class Admission:
         """Queues a request, or refuses it or another one by the lane's policy. Never blocks."""
         refused: list[tuple[Request, str, str]] = []
         with self._lock:
-            if lane.overload == "latest_per_source":
-                older = self._latest.get((lane, request.source))
-                if older is not None:
-                    self._leave(older)
-                    refused.append((older, "superseded", f"a newer message came from '{request.source}'"))
-            while (why := self._full(request, lane)) is not None:
-                victim = self._victim(request, lane)
-                if victim is not None:
-                    self._leave(victim)
-                refused.append((victim or request, "overloaded", why))
-                if victim is None:
-                    break
-            else:
-                self._enter(request, lane)
-                if self._idle_takers:
-                    self._some.notify()
+            if not self._supersede(request, lane, refused):
+                while (why := self._full(request, lane)) is not None:
+                    victim = self._victim(request, lane)
+                    if victim is not None:
+                        self._leave(victim)
+                    refused.append((victim or request, "overloaded", why))
+                    if victim is None:
+                        break
+                else:
+                    self._enter(request, lane)
+                    if self._idle_takers:
+                        self._some.notify()
         if request.deadline is not None and not any(r is request for r, _, _ in refused):
             self._deadlines.watch(request)
         for r, code, why in refused:
@@ -126,13 +132,13 @@ class Admission:
             return None
         if len(self._lines) == 1:
             line = next(iter(self._lines.values()))
-            line.head()
         else:
-            line = min(self._lines.values(), key=lambda x: (-x.priority, x.head()))
-        request = line.requests[0][1]
+            line = min(self._lines.values(), key=lambda x: (-x.priority, x.head().ticket))
+        request = line.head().request
+        assert request is not None
         if model is not None and request.model != model:
             return None
-        line.requests.popleft()
+        line.places.popleft()
         self._leave(request)
         return request
 
@@ -141,28 +147,43 @@ class Admission:
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line(request.priority, lane)
-        line.requests.append((next(self._ticket), request))
+        place = request.place = _Place(line, next(self._ticket), request)
+        line.places.append(place)
         line.live += 1
-        request.lane = lane
         self._count += 1
         self._waiting[lane] = self._waiting.get(lane, 0) + 1
         self._bytes += len(request.payload)
         if lane.overload == "latest_per_source":
-            self._latest[lane, request.source] = request
+            self._latest[lane, request.source] = place
+
+    def _supersede(self, request: Request, lane: Lane, refused: list[tuple[Request, str, str]]) -> bool:
+        """Whether the request has taken the place of its source's older one: that place, not the last, so that a source
+        that sends often is served as well as one that sends seldom.
+        """
+        if lane.overload != "latest_per_source" or (place := self._latest.get((lane, request.source))) is None:
+            return False
+        older = place.request
+        assert older is not None
+        refused.append((older, "superseded", f"a newer message came from '{request.source}'"))
+        size = self._bytes - len(older.payload) + len(request.payload)
+        if place.line.priority != request.priority or (self._count > 1 and size > self._max_bytes):
+            self._leave(older)
+            return False
+        older.place, place.request, request.place, self._bytes = None, request, place, size
+        return True
 
     def _leave(self, request: Request) -> None:
-        lane = request.lane
-        assert lane is not None
-        request.lane = None
+        place: _Place = request.place
+        line, lane = place.line, place.line.lane
+        request.place = place.request = None
         self._count -= 1
         self._waiting[lane] -= 1
         self._bytes -= len(request.payload)
         if lane.overload == "latest_per_source":
             self._latest.pop((lane, request.source), None)
-        line = self._lines[request.priority, lane]
         line.live -= 1
         if line.live == 0:
-            del self._lines[request.priority, lane]
+            del self._lines[line.priority, lane]
         else:
             line.tidy()
 
@@ -184,14 +205,13 @@ class Admission:
         lowest = min(lines, key=lambda x: x.priority)
         if lowest.priority > request.priority or (lowest.priority == request.priority and lane.overload == "reject"):
             return None
-        lowest.head()
-        return lowest.requests[0][1]
+        return lowest.head().request
 
     def _expire(self, request: Request) -> None:
         """On the timer's thread: the deadline of a request that nobody has answered has passed."""
         stage = request.ledger.stage
         with self._lock:
-            if request.lane is not None:
+            if request.place is not None:
                 self._leave(request)
                 stage = "queue"
         self._refuse(request, "expired", f"the deadline passed in stage '{stage}'")

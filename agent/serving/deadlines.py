@@ -70,3 +70,4 @@ class Deadlines:
                 request = heapq.heappop(self._heap)[2]()
             if request is not None and not request.settled:
                 self._late(request)
+            del request  # or it would live until the next one is late

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from agent.serving.lane import Lane
 
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output", "publish")
 _AFTER = dict(itertools.pairwise(STAGES))
@@ -76,7 +75,7 @@ class Request:
     digest: bytes = b""
     ledger: Ledger = field(default_factory=Ledger)
     refusal: str | None = None
-    lane: Lane | None = None  # where it waits; kept by Admission
+    place: Any = None  # where it waits; kept by Admission
     sealed: tuple[bytes, bytes | None] | None = None
     _open: list[None] = field(default_factory=lambda: [None])
 
