@@ -11,6 +11,7 @@ seconds longer to load.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
