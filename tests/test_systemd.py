@@ -98,7 +98,7 @@ def test_the_daemons_own_lines_are_json_in_the_journal(facts) -> None:
 
 @pytest.mark.scenario("state")
 def test_what_the_tuner_found_outlives_a_restart_and_is_not_sought_again(facts) -> None:
-    assert len(facts["before"]) == 1
+    assert facts["before"]
     assert facts["after"] == facts["before"]
     assert not [line for line in facts["journal"] if "timing the choices" in line]
 
@@ -185,6 +185,12 @@ def test_every_attempt_out_of_the_sandbox_fails(facts) -> None:
     attempts = facts["probe"]["attempts"]
     assert len(attempts) > 15
     assert [name for name, result in attempts.items() if result == "done"] == []
+
+
+@pytest.mark.scenario("sandbox")
+def test_what_the_service_needs_works_in_the_sandbox(facts) -> None:
+    needs = facts["probe"]["needs"]
+    assert needs == dict.fromkeys(needs, "done")
 
 
 @pytest.mark.scenario("sandbox")

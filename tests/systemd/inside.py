@@ -52,8 +52,8 @@ def wait(true: Callable[[], object], timeout: float = 30) -> bool:
 class Service:
     """The unit, stopped and clean, with a configuration of its own.
 
-    drop_in: lines of its ``[Service]``. planted: run the daemon that has faults planted. top, broker, model, rest: lines
-    of the configuration, before its tables, under ``[broker]``, under ``[[model]]``, and behind all.
+    drop_in: lines of its ``[Service]``. planted: run the daemon that has faults planted. top, broker, model, rest:
+    lines of the configuration, before its tables, under ``[broker]``, under ``[[model]]``, and behind all.
     """
 
     def __init__(self, port: int, drop_in: str = "", planted: bool = False, top: str = "", broker: str = "",

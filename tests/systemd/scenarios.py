@@ -279,8 +279,8 @@ def journal_flood(broker: Mosquitto) -> Facts:
 
 
 SCENARIOS: tuple[Callable[[Mosquitto], Facts], ...] = (
-    first_start, state, stop, slow_stop, slow_start, no_network, credentials, bad_config, sandbox, gpu, pinned, kill, crash,
-    hang, freeze, memory, journal_flood,
+    first_start, state, stop, slow_stop, slow_start, no_network, credentials, bad_config, sandbox, gpu, pinned, kill,
+    crash, hang, freeze, memory, journal_flood,
 )  # fmt: skip
 
 
