@@ -304,8 +304,9 @@ def _load_models(
     tuner = config.tuner
     tuning = Tuning(tuner.folder or default_folder(), tuner.budget_s) if tuner.enabled else None
     for model in config.model:
-        if tuning is not None:  # many models may take longer than a service may take to start
-            notifier.send(f"EXTEND_TIMEOUT_USEC={round((2 * tuner.budget_s + _LOAD_S) * 1e6)}")
+        # Many models may take longer than a service may take to start.
+        takes_s = _LOAD_S * model.replicas + (2 * tuner.budget_s if tuner.enabled else 0)
+        notifier.send(f"EXTEND_TIMEOUT_USEC={round(takes_s * 1e6)}")
         try:
             predictors[model.name], replicas[model.name] = load_replicas(
                 model, config, tuning, drift.watch if config.drift.enabled else lambda name, model: None

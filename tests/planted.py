@@ -11,16 +11,17 @@ seconds longer to load.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from typing import Any
 
-from agent import cli, daemon
+from agent import cli, replicas
 from agent.modelfile import Model
 from agent.wire import kinds
 
-_kind_of, _read = kinds.kind_of, daemon.read
+_kind_of, _read = kinds.kind_of, replicas.read
 
 
 def _planted(payload: bytes, content_type: str | None) -> kinds.Kind:
@@ -46,5 +47,5 @@ def _slow(*args: Any, **kwargs: Any) -> Model:
 
 
 if __name__ == "__main__":
-    kinds.kind_of, daemon.read = _planted, _slow
+    kinds.kind_of, replicas.read = _planted, _slow
     sys.exit(cli.main())

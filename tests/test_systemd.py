@@ -98,7 +98,7 @@ def test_the_daemons_own_lines_are_json_in_the_journal(facts) -> None:
 
 @pytest.mark.scenario("state")
 def test_what_the_tuner_found_outlives_a_restart_and_is_not_sought_again(facts) -> None:
-    assert len(facts["before"]) == 1
+    assert facts["before"]
     assert facts["after"] == facts["before"]
     assert not [line for line in facts["journal"] if "timing the choices" in line]
 
@@ -160,7 +160,12 @@ def test_a_wrong_password_is_said_and_tried_again_and_never_logged(facts) -> Non
 @pytest.mark.scenario("bad_config")
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("a misspelt setting", "divice"), ("no model file", "none.safetensors"), ("no password file", "/etc/int8d/none")],
+    [
+        ("a misspelt setting", "divice"),
+        ("no model file", "none.safetensors"),
+        ("no credential", "LoadCredential=none"),
+        ("no such core", "4095"),
+    ],
 )
 def test_what_a_start_can_not_mend_is_said_and_not_started_again(facts, name, said) -> None:
     case = facts[name]
@@ -183,6 +188,12 @@ def test_every_attempt_out_of_the_sandbox_fails(facts) -> None:
 
 
 @pytest.mark.scenario("sandbox")
+def test_what_the_service_needs_works_in_the_sandbox(facts) -> None:
+    needs = facts["probe"]["needs"]
+    assert needs == dict.fromkeys(needs, "done")
+
+
+@pytest.mark.scenario("sandbox")
 def test_it_has_no_privileges_and_sees_no_other_process(facts) -> None:
     probe = facts["probe"]
     assert probe["uid"] > 1000
@@ -197,6 +208,13 @@ def test_with_the_drop_in_for_a_gpu_it_runs_where_there_is_none(facts) -> None:
     assert facts["connected"]
     assert facts["verify"] == ""
     assert facts["shown"] == {"ProcSubset": "all", "PrivateDevices": "no"}
+
+
+@pytest.mark.scenario("pinned")
+def test_a_model_can_have_a_core_of_its_own(facts) -> None:
+    assert facts["started"]["is_active"] == "active"
+    _nothing_lost(facts["load"])
+    assert [facts["core"]] in facts["threads"]
 
 
 @pytest.mark.scenario("kill")
@@ -244,7 +262,7 @@ def test_a_flood_of_refusals_is_answered_whole_and_logged_in_part(facts) -> None
     _is(facts["unit"], NRestarts="0", **RUNNING)
 
 
-@pytest.mark.parametrize(("drop_ins", "most"), [((), 1.1), (("gpu.conf",), 1.5)])
+@pytest.mark.parametrize(("drop_ins", "most"), [((), 1.2), (("gpu.conf",), 1.5)])
 def test_systemds_own_measure_of_exposure(tmp_path: Path, drop_ins: tuple[str, ...], most: float) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze here: apt-get install systemd")

@@ -15,6 +15,7 @@ from tests.agent_process import Peer, picture
 UNIT = "int8d.service"
 CONFIG = Path("/etc/int8d/int8d.toml")
 STATE = Path("/var/lib/int8d")
+MODEL = "/etc/int8d/digits.int8.safetensors"
 PYTHON = "/opt/int8d/bin/python"
 DROP_INS = Path(f"/etc/systemd/system/{UNIT}.d")
 _SHOWN = "ActiveState,SubState,Result,NRestarts,ExecMainCode,ExecMainStatus,StatusText,MainPID"
@@ -51,15 +52,16 @@ def wait(true: Callable[[], object], timeout: float = 30) -> bool:
 class Service:
     """The unit, stopped and clean, with a configuration of its own.
 
-    drop_in: lines of its ``[Service]``. planted: run the daemon that has faults planted. rest: of the configuration.
+    drop_in: lines of its ``[Service]``. planted: run the daemon that has faults planted. top, broker, model, rest:
+    lines of the configuration, before its tables, under ``[broker]``, under ``[[model]]``, and behind all.
     """
 
     def __init__(self, port: int, drop_in: str = "", planted: bool = False, top: str = "", broker: str = "",
-                 rest: str = "", model: str = "/etc/int8d/digits.int8.safetensors") -> None:  # fmt: skip
+                 model: str = f'path = "{MODEL}"', rest: str = "") -> None:  # fmt: skip
         run("systemctl", "stop", UNIT)
         CONFIG.write_text(
             f'device = "box1"\n{top}\n[broker]\nport = {port}\nreconnect_min_s = 0.05\nreconnect_max_s = 0.2\n'
-            f'{broker}\n[[model]]\nname = "digits"\npath = "{model}"\n'
+            f'{broker}\n[[model]]\nname = "digits"\n{model}\n'
             f'[[route]]\nsubscribe = "cameras/+/frame"\nmodel = "digits"\npublish = "predictions/{{1}}"\n{rest}\n'
         )
         if planted:

@@ -1,6 +1,6 @@
 """Runs in the place of the service, under its sandbox, and writes down what it could do: ``probe.json`` in its state.
 
-Each attempt is one that a program which has been taken over would make.
+Each attempt is one that a program which has been taken over would make; what the service needs must work.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWNS = 0x10000000, 0x40000000, 0x00020000
@@ -74,6 +77,23 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
 }
 
 
+def _database() -> None:
+    with sqlite3.connect("probe.db", isolation_level=None) as database:
+        assert database.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
+        database.execute("CREATE TABLE IF NOT EXISTS kept (n)")
+
+
+# What the service itself may need.
+NEEDS: dict[str, Callable[[], object]] = {
+    "a database in its state": _database,
+    "a key": X25519PrivateKey.generate,
+    "a core": lambda: os.sched_setaffinity(0, [max(os.sched_getaffinity(0))]),
+    "a temporary file": lambda: Path("/tmp/probe").write_text("x"),
+    "a local socket": lambda: socket.create_server(("127.0.0.1", 0)),
+    "the cores' clock": lambda: os.listdir("/sys/devices/system/cpu"),
+}
+
+
 def attempt(what: Callable[[], object]) -> str:
     """``done``, or the error."""
     try:
@@ -88,6 +108,7 @@ def main() -> None:
     facts = {
         "writable": writable(),
         "attempts": {name: attempt(what) for name, what in ATTEMPTS.items()},
+        "needs": {name: attempt(what) for name, what in NEEDS.items()},
         "processes seen": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
         "itself": os.getpid(),
         "uid": os.getuid(),

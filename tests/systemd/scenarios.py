@@ -8,6 +8,7 @@ Each scenario returns facts; none judges. ``tests/test_systemd.py`` does, outsid
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from tests.agent_process import Peer
 from tests.broker import Mosquitto
-from tests.systemd.inside import CONFIG, DROP_INS, PYTHON, STATE, UNIT, Load, Service, journal, run, show, wait
+from tests.systemd.inside import CONFIG, DROP_INS, MODEL, PYTHON, STATE, UNIT, Load, Service, journal, run, show, wait
 
 Facts = dict[str, object]
 RATE = 200.0  # messages a second
@@ -131,7 +132,7 @@ def credentials(broker: Mosquitto) -> Facts:
         service = Service(
             locked.port,
             f"LoadCredential=mqtt-password:{secret}",
-            broker=f'username = "box1"\npassword_file = "/run/credentials/{UNIT}/mqtt-password"',
+            broker='username = "box1"\npassword_file = "credential:mqtt-password"',
         )
         started = service.start()
         connected = service.connected(30 if name == "right" else 1)
@@ -144,8 +145,9 @@ def bad_config(broker: Mosquitto) -> Facts:
     """What starting again would not help."""
     cases: dict[str, dict[str, str]] = {
         "a misspelt setting": {"top": "divice = 1"},
-        "no model file": {"model": "/etc/int8d/none.safetensors"},
-        "no password file": {"broker": 'username = "box1"\npassword_file = "/etc/int8d/none"'},
+        "no model file": {"model": 'path = "/etc/int8d/none.safetensors"'},
+        "no credential": {"broker": 'username = "box1"\npassword_file = "credential:none"'},
+        "no such core": {"model": f'path = "{MODEL}"\ncores = [4095]'},
     }
     facts: Facts = {}
     for name, settings in cases.items():
@@ -180,6 +182,24 @@ def gpu(broker: Mosquitto) -> Facts:
                     "verify": run("systemd-analyze", "verify", UNIT),
                     "shown": show("ProcSubset,PrivateDevices")}  # fmt: skip
     drop_in.unlink()
+    return facts
+
+
+def pinned(broker: Mosquitto) -> Facts:
+    """A model that has a core of its own: the last of those that there are."""
+    core = max(os.sched_getaffinity(0))
+    service = Service(broker.port, model=f'path = "{MODEL}"\ncores = [{core}]')
+    started = service.start()
+    service.connected()
+    load = Load(broker.port)
+    load.begin(RATE, 20)
+    load.join()
+    load.answered()
+    tasks = Path(f"/proc/{show()['MainPID']}/task").iterdir()
+    facts: Facts = {"started": started, "unit": show(), "load": load.report(), "core": core,
+                    "threads": [sorted(os.sched_getaffinity(int(task.name))) for task in tasks],
+                    "journal": service.journal()}  # fmt: skip
+    load.close()
     return facts
 
 
@@ -259,8 +279,8 @@ def journal_flood(broker: Mosquitto) -> Facts:
 
 
 SCENARIOS: tuple[Callable[[Mosquitto], Facts], ...] = (
-    first_start, state, stop, slow_stop, slow_start, no_network, credentials, bad_config, sandbox, gpu, kill, crash,
-    hang, freeze, memory, journal_flood,
+    first_start, state, stop, slow_stop, slow_start, no_network, credentials, bad_config, sandbox, gpu, pinned, kill,
+    crash, hang, freeze, memory, journal_flood,
 )  # fmt: skip
 
 
