@@ -210,6 +210,44 @@ def test_statistics_of_another_model_are_refused(case, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_hostile_statistics_are_refused_or_can_be_watched_by(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    data = DIGITS.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    outer, watched = json.loads(data[8 : 8 + size]), 0
+    for _ in range(500):
+        tree = [json.loads(outer["__metadata__"]["int8d.statistics"])]
+        for _ in range(1 + int(rng.integers(2))):
+            _mutate(rng, tree)
+        metadata = outer["__metadata__"] | {"int8d.statistics": json.dumps(tree[0])}
+        text = json.dumps(outer | {"__metadata__": metadata}).encode()
+        (tmp_path / "model").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+        try:
+            model = read(tmp_path / "model")
+        except ModelError:
+            continue
+        drift = Drift(Settings(every=1, window=2))
+        observe = drift.watch("digits", model)
+        assert observe is not None
+        for value in (0, 255):
+            observe({"x": np.full((1, 8, 8, 1), value, np.uint8)}, {model.header.graph.outputs[0]: np.eye(1, 10)})
+        found = drift.snapshot()["digits"]
+        assert found["verdict"] in ("none", "moderate", "major")
+        json.dumps(found, allow_nan=False)
+        watched += 1
+    assert 50 < watched < 450
+
+
+def _mutate(rng: np.random.Generator, tree: list | dict) -> None:
+    """Changes one thing somewhere below."""
+    keys = list(tree) if isinstance(tree, dict) else range(len(tree))
+    key = keys[int(rng.integers(len(keys)))]
+    if isinstance(tree[key], list | dict) and tree[key] and rng.random() < 0.9:
+        return _mutate(rng, tree[key])
+    hostile = [0, 1, -1, 2**31, 2**62, 2**64, 1e-300, 1e300, 0.5, "x", None, [], {}, tree[key], tree[key]]
+    tree[key] = hostile[int(rng.integers(len(hostile)))]
+
+
 def test_damaged_statistics_in_a_file_are_refused(tmp_path: Path) -> None:
     data = DIGITS.read_bytes()
     (tmp_path / "model").write_bytes(data.replace(b'\\"samples\\":360', b'\\"samples\\":"60'))

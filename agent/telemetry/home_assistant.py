@@ -103,8 +103,8 @@ class HomeAssistant:
         }  # fmt: skip
 
     def _classifiers(self) -> list[tuple[str, str, str]]:
-        """Key, name and topic of each route that always publishes a classifier's replies to the same topic."""
-        fixed = [r for r in self._config.route if not re.search(r"\{\d+\}", r.publish)
+        """Key, name and topic of each route that publishes a classifier's replies to the same topic, for all to read."""
+        fixed = [r for r in self._config.route if not re.search(r"\{\d+\}", r.publish) and r.encryption == "none"
                  and self._headers[r.model].postprocess is not None]  # fmt: skip
         models = [r.model for r in fixed]
         found = {}
