@@ -371,6 +371,28 @@ def test_the_daemon_publishes_the_verdict(agent, peer) -> None:
     assert (found["verdict"], found["n"], found["recorded"]) == ("major", 40, 360)
 
 
+def test_of_a_model_that_takes_encrypted_messages_only_the_verdict_is_published(tmp_path: Path, agent, peer) -> None:
+    pytest.importorskip("cryptography")
+    from agent.wire import keys
+
+    keys.create(str(tmp_path / "key"))
+    sealed = (
+        ROUTE.replace("{1}", "all")
+        + f'encryption = "hpke"\n[encryption]\nkey = "{tmp_path}/key"\n[home_assistant]\nenabled = true\n'
+    )
+    agent(rest=sealed + "[drift]\nevery = 1\n")
+    client = peer("int8d/box1/v2/models/digits/infer/response")  # the device's own topics take the clear text still
+    client.send("int8d/box1/v2/models/digits/infer", picture(0))
+    client.receive()
+    stats = peer("int8d/box1/stats")
+    while not (found := stats.reply()["drift"]["digits"])["n"]:
+        pass
+    assert found == {"verdict": "unknown", "n": 1, "recorded": 360}
+    components = peer("homeassistant/#").reply()["components"]
+    assert "json_attributes_topic" not in components["digits_drift"]
+    assert "digits_class" not in components  # what the route publishes can't be read
+
+
 def test_switched_off_nothing_is_watched(agent, peer) -> None:
     agent(rest=ROUTE + "[drift]\nenabled = false\n")
     assert peer("int8d/box1/stats").reply()["drift"] == {}
