@@ -264,9 +264,8 @@ class Daemon:
 
     def _document(self) -> bytes:
         outbox = {} if self._outbox is None else {"outbox": self._outbox.stats()}
-        return self._stats.document(
-            protocol=self._session.version, queued=len(self._admission), drift=self._drift.snapshot(), **outbox
-        )
+        drift = self._drift.published(self._config.confidential)
+        return self._stats.document(protocol=self._session.version, queued=len(self._admission), drift=drift, **outbox)
 
     def _ready_topic(self, model: str) -> str:
         return f"{self._config.base}/v2/models/{model}/ready"

@@ -210,6 +210,44 @@ def test_statistics_of_another_model_are_refused(case, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_hostile_statistics_are_refused_or_can_be_watched_by(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    data = DIGITS.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    outer, watched = json.loads(data[8 : 8 + size]), 0
+    for _ in range(500):
+        tree = [json.loads(outer["__metadata__"]["int8d.statistics"])]
+        for _ in range(1 + int(rng.integers(2))):
+            _mutate(rng, tree)
+        metadata = outer["__metadata__"] | {"int8d.statistics": json.dumps(tree[0])}
+        text = json.dumps(outer | {"__metadata__": metadata}).encode()
+        (tmp_path / "model").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+        try:
+            model = read(tmp_path / "model")
+        except ModelError:
+            continue
+        drift = Drift(Settings(every=1, window=2))
+        observe = drift.watch("digits", model)
+        assert observe is not None
+        for value in (0, 255):
+            observe({"x": np.full((1, 8, 8, 1), value, np.uint8)}, {model.header.graph.outputs[0]: np.eye(1, 10)})
+        found = drift.snapshot()["digits"]
+        assert found["verdict"] in ("none", "moderate", "major")
+        json.dumps(found, allow_nan=False)
+        watched += 1
+    assert 50 < watched < 450
+
+
+def _mutate(rng: np.random.Generator, tree: list | dict) -> None:
+    """Changes one thing somewhere below."""
+    keys = list(tree) if isinstance(tree, dict) else range(len(tree))
+    key = keys[int(rng.integers(len(keys)))]
+    if isinstance(tree[key], list | dict) and tree[key] and rng.random() < 0.9:
+        return _mutate(rng, tree[key])
+    hostile = [0, 1, -1, 2**31, 2**62, 2**64, 1e-300, 1e300, 0.5, "x", None, [], {}, tree[key], tree[key]]
+    tree[key] = hostile[int(rng.integers(len(hostile)))]
+
+
 def test_damaged_statistics_in_a_file_are_refused(tmp_path: Path) -> None:
     data = DIGITS.read_bytes()
     (tmp_path / "model").write_bytes(data.replace(b'\\"samples\\":360', b'\\"samples\\":"60'))
@@ -331,6 +369,28 @@ def test_the_daemon_publishes_the_verdict(agent, peer) -> None:
         client.send(f"cameras/{i}/frame", _png(255 - pixels))
     found = settled(80)
     assert (found["verdict"], found["n"], found["recorded"]) == ("major", 40, 360)
+
+
+def test_of_a_model_that_takes_encrypted_messages_only_the_verdict_is_published(tmp_path: Path, agent, peer) -> None:
+    pytest.importorskip("cryptography")
+    from agent.wire import keys
+
+    keys.create(str(tmp_path / "key"))
+    sealed = (
+        ROUTE.replace("{1}", "all")
+        + f'encryption = "hpke"\n[encryption]\nkey = "{tmp_path}/key"\n[home_assistant]\nenabled = true\n'
+    )
+    agent(rest=sealed + "[drift]\nevery = 1\n")
+    client = peer("int8d/box1/v2/models/digits/infer/response")  # the device's own topics take the clear text still
+    client.send("int8d/box1/v2/models/digits/infer", picture(0))
+    client.receive()
+    stats = peer("int8d/box1/stats")
+    while not (found := stats.reply()["drift"]["digits"])["n"]:
+        pass
+    assert found == {"verdict": "unknown", "n": 1, "recorded": 360}
+    components = peer("homeassistant/#").reply()["components"]
+    assert "json_attributes_topic" not in components["digits_drift"]
+    assert "digits_class" not in components  # what the route publishes can't be read
 
 
 def test_switched_off_nothing_is_watched(agent, peer) -> None:

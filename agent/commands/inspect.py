@@ -64,6 +64,7 @@ def describe(path: str, threads: int, backend: Any = "auto", tuning: Tuning | No
         "postprocess": msgspec.to_builtins(model.header.postprocess),
         "labels": len(model.header.labels),
         "golden": len(model.golden),
+        "statistics": model.statistics.samples if model.statistics is not None else 0,
         "provenance": model.header.provenance,
         "backend": engine.backend,
         "isa": engine.isa,
@@ -109,6 +110,7 @@ def _answer(engine: Engine, tuning: Tuning | None) -> dict[str, Any] | None:
 def as_text(d: dict[str, Any]) -> str:
     """The document for people."""
     lines = [f"{d['name']} version {d['version']}, {d['labels']} labels, {d['golden']} golden pairs"]
+    lines[0] += f", statistics of {d['statistics']} inputs" if d["statistics"] else ", no statistics: drift is not seen"
     for side in ("inputs", "outputs"):
         for t in d[side]:
             quantization = (

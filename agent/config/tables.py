@@ -248,3 +248,10 @@ class Config(Table, frozen=True):
     def encrypted(self) -> bool:
         """Whether some topic takes encrypted messages."""
         return "hpke" in (self.encryption.infer, *(r.encryption for r in self.route))
+
+    @property
+    def confidential(self) -> frozenset[str]:
+        """Models that take encrypted messages: of their inputs and predictions the broker's operator learns nothing."""
+        if self.encryption.infer == "hpke":
+            return frozenset(m.name for m in self.model)
+        return frozenset(r.model for r in self.route if r.encryption == "hpke")

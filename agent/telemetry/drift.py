@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -62,6 +62,15 @@ class Drift:
             return None
         watched = self._watched.setdefault(name, _Watched(model, model.statistics, self._settings))
         return watched.observe
+
+    def published(self, confidential: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The snapshot for all to read: of confidential models the verdict alone, for what a number does between two
+        documents tells the class and the brightness of the one input that came.
+        """
+        return {
+            name: {key: found[key] for key in ("verdict", "n", "recorded")} if name in confidential else found
+            for name, found in self.snapshot().items()
+        }
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """By model: ``verdict``; ``n``, inferences in the window, and ``recorded``, in the model file; ``psi`` and

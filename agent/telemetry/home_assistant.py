@@ -82,11 +82,14 @@ class HomeAssistant:
                    f"{{% set t = value_json.latency_us.get('{model}', {{}}).get('total') %}}"
                    "{{ (t.p99 / 1000) | round(3) if t else None }}", device_class="duration",
                    unit_of_measurement="ms", state_class="measurement", **about)  # fmt: skip
-            if model in stats.get("drift", {}):
+            drift = stats.get("drift", {}).get(model)
+            if drift is not None:
+                details = {
+                    "json_attributes_topic": f"{config.base}/stats",
+                    "json_attributes_template": f"{{{{ value_json.drift['{model}'].psi | tojson }}}}",
+                }
                 sensor(f"{key}_drift", f"{model} drift", f"{{{{ value_json.drift['{model}'].verdict }}}}",
-                       device_class="enum", options=list(VERDICTS),
-                       json_attributes_topic=f"{config.base}/stats",
-                       json_attributes_template=f"{{{{ value_json.drift['{model}'].psi | tojson }}}}")  # fmt: skip
+                       device_class="enum", options=list(VERDICTS), **(details if "psi" in drift else {}))  # fmt: skip
         for key, name, topic in self._classifiers():
             known = "if value_json.classes is defined else None }}"
             sensor(f"{key}_class", f"{name} class", f"{{{{ value_json.classes[0].label {known}", state_topic=topic)
@@ -103,8 +106,8 @@ class HomeAssistant:
         }  # fmt: skip
 
     def _classifiers(self) -> list[tuple[str, str, str]]:
-        """Key, name and topic of each route that always publishes a classifier's replies to the same topic."""
-        fixed = [r for r in self._config.route if not re.search(r"\{\d+\}", r.publish)
+        """Key, name and topic of each route that publishes a classifier's replies always to one topic, in clear."""
+        fixed = [r for r in self._config.route if not re.search(r"\{\d+\}", r.publish) and r.encryption == "none"
                  and self._headers[r.model].postprocess is not None]  # fmt: skip
         models = [r.model for r in fixed]
         found = {}
