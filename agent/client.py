@@ -82,14 +82,14 @@ class _Call:
     """A message without an answer. due: when to send it next, of ``time.monotonic``."""
 
     __slots__ = ("attempts", "content_type", "deadline", "delay", "due", "future", "model", "name", "payload",
-                 "refusal", "sealed", "sent_ns", "taken", "unwanted")  # fmt: skip
+                 "refusal", "retry", "sealed", "sent_ns", "taken", "unwanted")  # fmt: skip
 
     def __init__(
         self, name: str, model: str, payload: bytes, content_type: str | None, timeout: float | None, retry: float
     ) -> None:
         self.name, self.model, self.payload, self.content_type = name, model, payload, content_type
         self.deadline = _NEVER if timeout is None else time.monotonic() + timeout
-        self.delay = retry
+        self.retry = self.delay = retry
         self.future: Future[Reply] = Future()
         self.due = _NEVER
         self.attempts = self.sent_ns = 0
@@ -306,6 +306,7 @@ class Client:
         self._network_thread = threading.get_ident()
         with self._changed:
             for call in self._calls.values():
+                call.delay = call.retry  # the agent may come back later than we, to a broker that has forgotten it
                 if call.taken:
                     call.due = 0.0
                 elif call.attempts:

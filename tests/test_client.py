@@ -117,6 +117,18 @@ def test_what_is_submitted_before_there_is_a_broker_is_sent_when_there_is(broker
     assert [f.result(10).payload for f in futures] == [REPLY] * 3
 
 
+def test_after_a_new_connection_it_does_not_wait_as_long_as_before(client, responder, broker) -> None:
+    agent = responder(lambda payload, n: REPLY if n == 3 else None)
+    sender = client()
+    future = sender.submit("m", b"x", retry=0.05, timeout=None, request_id="one")
+    _wait(lambda: agent.came("one") == 1)
+    sender._calls["one"].delay = 1000.0
+    _wait(lambda: agent.came("one") == 2)
+    broker.stop()
+    broker.start()
+    assert future.result(20).payload == REPLY
+
+
 @pytest.mark.parametrize("code", ["poisoned", "invalid_input", "expired"])
 def test_a_refusal_is_an_error_and_is_not_sent_again(client, responder, code: str) -> None:
     agent = responder(lambda payload, n: refusal(code))
