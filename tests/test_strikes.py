@@ -21,7 +21,7 @@ strikes = Strikes(Path(sys.argv[1]), workers=2, sync=sys.argv[2] == "sync")
 strikes.begin(0, [bytes([1]) * 16])
 strikes.end(0, [bytes([1]) * 16])
 strikes.begin(0, [bytes([2]) * 16])
-strikes.begin(1, [bytes([3]) * 16, bytes([4]) * 16])
+strikes.begin(1, [bytes([3]) * 16, bytes([4]) * 16, bytes([3]) * 16, bytes([2]) * 16])
 os.kill(os.getpid(), getattr(signal, sys.argv[3]))
 """
 
@@ -43,6 +43,15 @@ def test_what_was_under_work_at_a_death_is_counted_and_what_was_done_is_not(tmp_
     strikes = Strikes(tmp_path)
     assert (strikes.count(A), strikes.count(B)) == (0, 2)
     assert strikes.out(B)
+
+
+def test_a_death_is_one_strike_however_often_the_input_was_under_work(tmp_path) -> None:
+    _die(tmp_path)
+    strikes = Strikes(tmp_path)
+    assert [strikes.count(d) for d in (B, C)] == [1, 1]
+    strikes.begin(0, [B, B])
+    strikes.end(0, [B, B])
+    assert strikes.count(B) == 0
 
 
 def test_what_comes_through_is_forgiven_on_disk_too(tmp_path) -> None:

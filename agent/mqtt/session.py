@@ -296,7 +296,7 @@ class Session:
                 else:
                     return False
         except (OSError, ProtocolError) as e:
-            self.refusal = explain(e) if isinstance(e, OSError) else str(e)
+            self.refusal = explain(e) if self._settings.tls and isinstance(e, OSError) else str(e)
             if isinstance(e, ProtocolError):
                 log.error("what comes from the broker is not MQTT: %s", e)
             return False

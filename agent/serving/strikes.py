@@ -106,7 +106,7 @@ class Strikes:
             (self._folder / "working").unlink(missing_ok=True)
 
     def _forgive(self, digests: Sequence[bytes]) -> None:
-        found = [name for name in (d.hex() for d in digests) if name in self._ledger.strikes]
+        found = {name for name in (d.hex() for d in digests) if name in self._ledger.strikes}
         for name in found:
             del self._ledger.strikes[name]
         if found:
@@ -133,7 +133,8 @@ class Strikes:
         if len(left) >= _HEAD.size:
             magic, run = _HEAD.unpack_from(left)
             if magic == _MAGIC and run != self._ledger.counted:
-                for name in self._under_work(left):
+                # Once, however many messages of a batch or workers had the same input: it was one death.
+                for name in dict.fromkeys(self._under_work(left)):
                     count = self._ledger.strikes.pop(name, 0) + 1
                     self._ledger.strikes[name] = count
                     log.warning("input %s was under work when the process died: strike %d", name[:16], count)

@@ -32,7 +32,7 @@ KEEPALIVE_S = 2
 _ROUTE = '[[route]]\nsubscribe = "cameras/+/frame"\nmodel = "digits"\npublish = "chaos/replies"\n'
 _PATIENCE_S = 20.0
 # tests/broker.py has all that mosquitto holds saved after each change: with a backlog, a few messages a second.
-_SAVES_SELDOM = "autosave_on_changes false\nautosave_interval 1800\n"
+_SAVES_EACH_SECOND = "autosave_on_changes false\n"
 _YEAR_S = 365 * 86400
 
 
@@ -67,12 +67,10 @@ class World:
         self.proxy: Proxy
 
     def start(self, proxy: bool = False, route: str = "", environment: dict[str, str] | None = None,
-              keeps_backlog: bool = True, protocol: str = "5") -> None:  # fmt: skip
-        """The broker, then the agent, behind a proxy where asked for; ready when it returns. keeps_backlog: the broker
-        is not killed, and shall hold thousands of messages at their full rate.
-        """
+              protocol: str = "5") -> None:  # fmt: skip
+        """The broker, then the agent, behind a proxy where asked for; ready when it returns."""
         (self.folder / "broker").mkdir(exist_ok=True)
-        self.broker = Mosquitto(self.folder / "broker", _SAVES_SELDOM if keeps_backlog else "")
+        self.broker = Mosquitto(self.folder / "broker", _SAVES_EACH_SECOND)
         self.stack.callback(self.broker.stop)
         port = self.broker.port
         if proxy:
@@ -191,7 +189,7 @@ def agent_away(world: World, faults: int) -> None:
 
 
 def broker_killed(world: World, faults: int) -> None:
-    world.start(keeps_backlog=False)
+    world.start()
     with world.sending(retrying=True):
         for _ in range(faults):
             world.timeline.pause(0.5, 2.5)
@@ -199,7 +197,7 @@ def broker_killed(world: World, faults: int) -> None:
 
 
 def both_killed(world: World, faults: int) -> None:
-    world.start(keeps_backlog=False)
+    world.start()
     with world.sending(retrying=True):
         for what in choose(world.random, ["agent", "broker"], faults):
             world.timeline.pause(0.3, 1.5)
@@ -271,7 +269,7 @@ def disk_full_agent(world: World, faults: int) -> None:
 def disk_full_broker(world: World, faults: int) -> None:
     disk = Disk(world.folder / "broker")
     world.stack.callback(disk.unmount)
-    world.start(keeps_backlog=False)
+    world.start()
     with world.sending():
         for _ in range(faults):
             world.timeline.pause(0.3, 1.0)
