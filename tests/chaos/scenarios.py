@@ -34,6 +34,7 @@ _PATIENCE_S = 20.0
 # tests/broker.py has all that mosquitto holds saved after each change: with a backlog, a few messages a second.
 _SAVES_EACH_SECOND = "autosave_on_changes false\n"
 _YEAR_S = 365 * 86400
+_JUMPS_S = (-86400, -3600, -1, 1, 3600, 86400, _YEAR_S, 20 * _YEAR_S)
 
 
 @cache
@@ -289,7 +290,7 @@ def clock_jumps(world: World, faults: int) -> None:
     with world.sending():
         for _ in range(faults):
             with world.timeline.fault("clock jump"):
-                clock.jump(world.random.choice([-86400, -3600, -1, 1, 3600, 86400, _YEAR_S, 20 * _YEAR_S, since_1970]))
+                clock.jump(world.random.choice([*_JUMPS_S, since_1970]))
             world.timeline.pause(0.3, 1.0)
         with world.timeline.fault("start in 1970"):
             clock.jump(since_1970)
@@ -309,6 +310,42 @@ def mixed(world: World, faults: int) -> None:
         "reset": world.reset,
         "half-open": lambda: world.half_open(world.random.choice(["up", "down", "both"])),
         "delay": lambda: world.delay(world.random.uniform(0.1, 1.0)),
+    }
+    with world.sending():
+        for what in choose(world.random, list(deeds), faults):
+            world.timeline.pause(0.0, 2.0)
+            deeds[what]()
+
+
+def outbox(world: World, faults: int) -> None:
+    """Replies go through a journal on disk, which fills up; and the clock jumps.
+
+    Over a restart a stored reply's age can only be told by the wall clock, so what it is dropped at lies beyond all jumps.
+    """
+    disk, clock = Disk(world.folder / "state"), Clock(world.folder / "clock")
+    world.stack.callback(disk.unmount)
+    route = f"outbox = true\n[outbox]\nmax_age_s = {30 * _YEAR_S}\n"
+    world.start(proxy=True, route=route, environment=clock.environment)
+
+    def disk_full() -> None:
+        with world.timeline.fault("disk full"):
+            disk.fill()
+            world.timeline.pause(0.5, 2.0)
+            if world.random.random() < 0.5:
+                world.kill_agent()
+                world.timeline.pause(0.5, 2.0)
+            disk.free()
+
+    def clock_jump() -> None:
+        with world.timeline.fault("clock jump"):
+            clock.jump(world.random.choice(_JUMPS_S))
+
+    deeds: dict[str, Callable[[], None]] = {
+        "kill": world.kill_agent,
+        "reset": world.reset,
+        "half-open": lambda: world.half_open(world.random.choice(["up", "down", "both"])),
+        "disk": disk_full,
+        "clock": clock_jump,
     }
     with world.sending():
         for what in choose(world.random, list(deeds), faults):
@@ -337,6 +374,7 @@ SCENARIOS = {
     "disk-full-agent": Scenario(disk_full_agent, 10),
     "disk-full-broker": Scenario(disk_full_broker, 8),
     "clock-jumps": Scenario(clock_jumps, 40),
+    "outbox": Scenario(outbox, 50),
     "mixed": Scenario(mixed, 60),
 }
 
