@@ -320,7 +320,8 @@ def mixed(world: World, faults: int) -> None:
 def outbox(world: World, faults: int) -> None:
     """Replies go through a journal on disk, which fills up; and the clock jumps.
 
-    Over a restart a stored reply's age can only be told by the wall clock, so what it is dropped at lies beyond all jumps.
+    Over a restart a stored reply's age is told by the wall clock alone, so the most that it may have lies beyond all
+    jumps.
     """
     disk, clock = Disk(world.folder / "state"), Clock(world.folder / "clock")
     world.stack.callback(disk.unmount)
