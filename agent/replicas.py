@@ -2,7 +2,7 @@
 
 There are as many workers as the model with the most replicas has; a model with fewer is shared by them, in turns. An
 engine's threads run where the thread that builds it may run, so it is built on the cores that it shall have. Weights
-are mapped once; what kernels pack of them, each engine has for itself.
+are there once: what kernels pack of them, engines share.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from agent.config.tables import Config, ModelConfig
-from agent.engine import Tuning, load, load_batches
+from agent.engine import Engine, Tuning, load, load_batches
 from agent.errors import ConfigError
 from agent.modelfile import Model, read
 from agent.predict import Observe, Predictor
@@ -33,9 +33,13 @@ def load_replicas(
     observe = watch(model.name, contents)
     predictors: list[Predictor] = []
     seats: list[Seat] = []
+    engine: Engine | None = None
     for cores in shares(model.cores, model.replicas):
         with pinned(cores):
-            engine = load(contents, model.threads, model.backend, spin_us=config.spin_us, tuning=tuning)
+            if engine is None or engine.like is None:
+                engine = load(contents, model.threads, model.backend, spin_us=config.spin_us, tuning=tuning)
+            else:
+                engine = engine.like(contents)
             batches = load_batches(engine, contents, model.max_batch, tuning)
         predictors.append(Predictor(engine, model.name, model.version, config.limits, batches))
         predictors[-1].observe = observe

@@ -112,8 +112,8 @@ def measure(several: Sequence[Batches], setting: Setting, seconds: float) -> Mea
     time.sleep(seconds)
     ended = time.monotonic_ns()
     running.clear()
-    workers.stop(60)
     admission.close()
+    workers.stop(60)
     assert not failures, failures[0]
     counted = sorted(taken for at, taken in latencies if begun < at <= ended) or [latencies[-1][1]]
     p50, p99 = (counted[min(len(counted) - 1, len(counted) * p // 100)] / 1e6 for p in (50, 99))

@@ -133,6 +133,7 @@ PYBIND11_MODULE(_kernels, m) {
              return std::make_unique<Builder>(isa, threads, std::chrono::microseconds(spin_us));
            }),
            py::arg("isa") = "auto", py::arg("threads") = 1, py::arg("spin_us") = 50)
+      .def("share", &Builder::share, py::keep_alive<1, 2>())
       .def("tensor",
            [](Builder& b, const std::vector<int64_t>& shape, const std::string& dtype, int zero_point) {
              using int8d::Dtype;

@@ -13,7 +13,7 @@ import pytest
 from agent import Tuning, load
 from agent import graph as g
 from agent.engine import batches as batches_module
-from agent.engine import build_batches, load_batches, noise
+from agent.engine import build_batches, load_batches, native, noise
 from agent.engine.batch_times import BatchTimes, time_batches
 from agent.engine.batching import batched, join, split
 from agent.modelfile import Model, read
@@ -136,6 +136,23 @@ def _turned(s: Sketch, x: g.Tensor) -> g.Tensor:
 def test_what_mixes_its_inputs_has_no_batch(model: Model) -> None:
     assert batched(model, 2) is None
     assert build_batches(load(model), model, [2, 4]).sizes == (1,)
+
+
+@pytest.mark.parametrize("operator", ["conv2d", "depthwise", "linear", "network"])
+@pytest.mark.parametrize("isa", native.isas())
+def test_weights_that_are_shared_give_the_same_bytes(operator: str, isa: str) -> None:
+    for case in range(20):
+        rng = np.random.default_rng([case, 77])
+        model = OPERATORS[operator](Sketch(rng))
+        parts = [random_inputs(model, rng) for _ in range(3)]
+        expected = [evaluate(model.header.graph, model.constants, part) for part in parts]
+        several, first = batched(model, 3), load(model, backend="native", isa=isa)
+        assert several is not None
+        assert first.like is not None
+        replica, together = first.like(model), first.like(several)
+        del first  # what is shared outlives it
+        assert all(same(replica.run(part), e) for part, e in zip(parts, expected, strict=True))
+        assert all(same(a, e) for a, e in zip(split(together.run(join(parts)), 3), expected, strict=True))
 
 
 @needs_data

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from agent.config.tables import Config
 from tests.agent_process import DIGITS, PICTURES, ROOT, truth
 
 
@@ -117,3 +120,19 @@ def test_bad_arguments_end_with_one_clear_line(args: tuple[str, ...], status: in
     assert done.returncode == status
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_bench_sweep_tries_combinations_and_names_the_best() -> None:
+    done = int8d("bench", DIGITS, "--sweep", "--seconds", "0.05", "--max-batch", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    *found, most, soonest = (json.loads(line) for line in done.stdout.splitlines())
+    tried = {(s["replicas"], s["threads"], s["batch"]) for s in (m["setting"] for m in found)}
+    assert tried >= {(1, 1, 1), (1, 1, 2)}
+    cores = len(os.sched_getaffinity(0))
+    assert all(replicas * threads <= cores for replicas, threads, _ in tried)
+    assert all(m["per_second"] > 0 and 0 < m["p50_ms"] <= m["p99_ms"] for m in found)
+    assert "replicas = 1" in soonest["lines"]
+    model = "\n".join(['device = "d"', "[[model]]", 'name = "m"', 'path = "p"', *most["lines"]])
+    assert msgspec.toml.decode(model, type=Config).model[0].max_batch in (1, 2)
+    text = int8d("bench", DIGITS, "--sweep", "--seconds", "0.05", "--max-batch", "1").stdout
+    assert "# for the most a second" in text

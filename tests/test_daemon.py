@@ -7,6 +7,11 @@ import time
 
 import pytest
 
+from agent import Tuning
+from agent.engine.answers import key_of
+from agent.engine.batch_times import BatchTimes
+from agent.engine.tuner import Answer
+from agent.modelfile import read
 from tests.agent_process import DIGITS, ROUTE, picture, truth
 
 INFER = "int8d/box1/v2/models/digits/infer"
@@ -169,3 +174,30 @@ def test_a_deadline_that_passed_is_answered_as_expired(agent, peer) -> None:
     assert len(expired) >= 4
     assert {e["code"] for e in expired} == {"expired"}
     assert all("stage" in e["message"] for e in expired)
+
+
+def test_what_waits_is_computed_together_by_replicas(agent, peer, tmp_path) -> None:
+    answers = tmp_path / "answers"
+    key = key_of(read(DIGITS), "auto", 1)  # as if it had been timed on this box
+    Tuning(answers).remember(key, "digits", Answer({}, {}, 0, 0, True, 0))
+    Tuning(answers).remember_batches(key, "digits", BatchTimes({1: 100, 2: 210, 4: 200}, 16))
+    running = agent(
+        top=f'tuner = {{ folder = "{answers}" }}\n', rest=f"replicas = 2\nbatch_wait_us = 100000\n{ROUTE}"
+    )
+    client = peer("predictions/#", "int8d/box1/stats")
+    for i in range(80):
+        client.client.publish(f"cameras/{i}/frame", picture(i % 40), 1)
+    labels, sizes, counted = {}, {}, {}
+    while len(labels) < 80 or sum(counted.values()) < 80:
+        message = client.receive()
+        body = json.loads(message.payload)
+        if message.topic.endswith("stats"):
+            counted = body["batch_sizes"].get("digits", {})
+            continue
+        number = int(message.topic.split("/")[1])
+        labels[number] = body["classes"][0]["label"]
+        sizes[number] = body["parameters"]["batch_size"]
+    assert sum(labels[i] == truth()[i % 40] for i in range(80)) >= 78
+    assert {1, 4} >= set(sizes.values()) >= {4}
+    assert counted == {str(size): list(sizes.values()).count(size) for size in sorted(set(sizes.values()))}
+    assert running.terminate() == 0

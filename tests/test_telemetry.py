@@ -232,3 +232,14 @@ def test_a_topics_words_never_become_a_label() -> None:
     stats = Stats(ABOUT)
     stats.answered("a model of a stranger's topic", _ledger(1000))
     assert "stranger" not in metrics.page(stats, 0, False, {}).decode()
+
+
+def test_answers_are_counted_by_the_batch_that_they_ran_in() -> None:
+    stats = Stats({"models": {"digits": {"version": "1"}}})
+    for size in (1, 4, 4, 4, 4):
+        ledger = _ledger(1000)
+        ledger.batch_size = size
+        stats.answered("digits", ledger)
+    assert json.loads(stats.document())["batch_sizes"] == {"digits": {"1": 1, "4": 4}}
+    text = metrics.page(stats, 0, True, {}).decode()
+    assert 'int8d_inference_batch_size_total{model="digits",version="1",batch_size="4"} 4' in text

@@ -3,7 +3,7 @@
     batches = load_batches(engine, model, most=16, tuning=tuning)
     batches.run([engine.check(a), engine.check(b), engine.check(c)])
 
-Each size is an engine of its own with its own packed weights; that is why only those are kept that pay.
+Each size is an engine of its own, with its own activations; weights they share.
 """
 
 from __future__ import annotations

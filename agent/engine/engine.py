@@ -13,7 +13,7 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,7 +52,7 @@ class Engine:
 
     def __init__(self, header: Header, segments: list[Segment], threads: int) -> None:
         self.header, self.threads = header, threads
-        self._segments = segments
+        self.segments = segments
         tensors = {t.name: t for t in header.graph.tensors}
         self._tensors = tensors
         self.inputs = {name: _info(tensors[name]) for name in header.graph.inputs}
@@ -67,7 +67,8 @@ class Engine:
         self.arena_bytes = sum(s.arena_bytes for s in segments)
         self.weight_bytes = sum(s.weight_bytes for s in segments)
         self.tuned: Remembered | None = None  # the tuner's answer that it was built by
-        self.like: Callable[[Model], Engine] | None = None  # builds a model of the same nodes in the same way
+        # Builds the same model, or one with the same nodes, in the same way; packed weights are shared.
+        self.like: Callable[[Model], Engine] | None = None
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays by input name to arrays by output name.
@@ -97,7 +98,7 @@ class Engine:
         if self._only is not None:
             return self._only.run(values)
         values = dict(values)
-        for segment in self._segments:
+        for segment in self.segments:
             values |= segment.run(values)
         # An input may be an output, too.
         return {name: values[name].copy() if name in self.inputs else values[name] for name in self.outputs}
@@ -106,7 +107,7 @@ class Engine:
         """Runs once; the nanoseconds of each node, by name. A node that runs within another one's kernel takes 0."""
         values = self.check(inputs)
         times: dict[str, int] = {}
-        for segment in self._segments:
+        for segment in self.segments:
             outputs, taken = segment.profile(values)
             values |= outputs
             times |= taken
@@ -114,11 +115,11 @@ class Engine:
 
     def steps(self) -> list[StepInfo]:
         """How each node runs, in order."""
-        return [step for segment in self._segments for step in segment.steps()]
+        return [step for segment in self.segments for step in segment.steps()]
 
     def options(self) -> list[Option]:
         """The nodes that can be had in several ways."""
-        return [option for segment in self._segments for option in segment.options]
+        return [option for segment in self.segments for option in segment.options]
 
     def _unknown(self, inputs: Mapping[str, Array]) -> None:
         unknown = inputs.keys() - self.inputs.keys()
@@ -187,10 +188,10 @@ def load(
             log.warning("model %s: %d of %d operators run in torch%s: %s", model.header.name, len(in_torch),
                         len(graph.nodes), why, names)  # fmt: skip
 
-    def build(model: Model, choices: Choices) -> Engine:
+    def build(model: Model, choices: Choices, twins: Sequence[Segment] = ()) -> Engine:
         fallback = {n.name for n in model.header.graph.nodes if not (use_native and native.supports(n))}
         try:
-            return Engine(model.header, _segments(model, fallback, threads, isa, spin_us, choices), threads)
+            return Engine(model.header, _segments(model, fallback, threads, isa, spin_us, choices, twins), threads)
         except ValueError as e:  # from the builder: a forced instruction set that is not here
             raise BackendError(str(e)) from e
         except MemoryError as e:
@@ -199,7 +200,14 @@ def load(
     tuned = _tuned(model, threads, isa, tuning, build) if use_native and tuning is not None else None
     choices = tuned.answer.choices if tuned else {}
     engine = build(model, choices)
-    engine.tuned, engine.like = tuned, lambda other: build(other, choices)
+
+    def like(other: Model) -> Engine:
+        same = all(other.constants.get(name) is array for name, array in model.constants.items())
+        made = build(other, choices, engine.segments if same else ())
+        made.tuned, made.like = tuned, like
+        return made
+
+    engine.tuned, engine.like = tuned, like
     return engine
 
 
@@ -251,9 +259,16 @@ def _tuned(
 
 
 def _segments(
-    model: Model, fallback: set[str], threads: int, isa: str, spin_us: int, choices: Choices
+    model: Model,
+    fallback: set[str],
+    threads: int,
+    isa: str,
+    spin_us: int,
+    choices: Choices,
+    twins: Sequence[Segment],
 ) -> list[Segment]:
     graph = model.header.graph
+    programs = [s.program for s in twins if isinstance(s, native.NativeSegment)]
     groups = [list(nodes) for _, nodes in itertools.groupby(graph.nodes, lambda n: n.name in fallback)]
     segments: list[Segment] = []
     later = set(graph.outputs)  # what is read behind a group
@@ -271,7 +286,9 @@ def _segments(
             segments.append(TorchSegment(graph, used, nodes, reads, gives))
         else:
             segments.append(
-                native.NativeSegment(graph, model.constants, nodes, reads, gives, threads, isa, spin_us, choices)
+                native.NativeSegment(
+                    graph, model.constants, nodes, reads, gives, threads, isa, spin_us, choices, programs
+                )
             )
     return segments[::-1]
 

@@ -74,7 +74,10 @@ def peak_gmacs(isa: str) -> float:
 
 
 class NativeSegment:
-    """Consecutive nodes as one program. ``inputs`` and ``outputs`` name the tensors that cross its border."""
+    """Consecutive nodes as one program. ``inputs`` and ``outputs`` name the tensors that cross its border.
+
+    twins: programs of the same model, whose packed weights are shared where they fit.
+    """
 
     backend = "native"
 
@@ -89,6 +92,7 @@ class NativeSegment:
         isa: str,
         spin_us: int = 50,
         choices: Choices | None = None,
+        twins: Sequence[_kernels.Program] = (),
     ) -> None:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         tensors = {t.name: t for t in graph.tensors}
@@ -97,6 +101,8 @@ class NativeSegment:
         builder = _kernels.Builder(isa, threads, spin_us)
         for name, c in (choices or {}).items():
             builder.choose(name, c.kernel, c.split, c.fused)
+        for twin in twins:
+            builder.share(twin)
         lowering = _Lowering(builder, tensors, constants)
         for name in inputs:
             builder.input(lowering.id(name), tensors[name].dtype == "s8")

@@ -58,6 +58,10 @@ def families(stats: Stats, queued: int, connected: bool, drift: Mapping[str, Map
     yield Family("int8d_dead_letters_total", "counter", "Inputs put aside because the process died over them.", [
         Sample({}, s.refusals.get("poisoned", 0))
     ])  # fmt: skip
+    yield Family("int8d_inference_batch_size_total", "counter", "Inferences by how many were computed together.", [
+        Sample(labels[name] | {"batch_size": str(size)}, count)
+        for name in models for size, count in sorted(s.batches.get(name, {}).items())
+    ])  # fmt: skip
     for counter, help in COUNTERS.items():
         if counter not in _TOLD_ELSEWHERE:
             yield Family(f"int8d_{counter}_total", "counter", help, [Sample({}, s.counters[counter])])

@@ -25,12 +25,15 @@ COUNTERS = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was counted at one moment. latency: nanoseconds, by model and stage, ``total`` being a stage, too."""
+    """What was counted at one moment. latency: nanoseconds, by model and stage, ``total`` being a stage, too.
+    batches: answers by model, and by how many requests were computed together.
+    """
 
     uptime_s: float
     counters: dict[str, int]
     refusals: dict[str, int]
     latency: dict[str, dict[str, Histogram]]
+    batches: dict[str, dict[int, int]]
 
 
 class Stats:
@@ -49,6 +52,7 @@ class Stats:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._refusals: dict[str, int] = {}
         self._latency: dict[str, dict[str, Histogram]] = {}
+        self._batches: dict[str, dict[int, int]] = {}
         self._last_energy = (0.0, 0)  # joules, answered
 
     def count(self, counter: str) -> None:
@@ -70,6 +74,9 @@ class Stats:
                 histograms = self._latency[model]
             except KeyError:
                 histograms = self._latency[model] = {}
+                self._batches[model] = {}
+            batches = self._batches[model]
+            batches[ledger.batch_size] = batches.get(ledger.batch_size, 0) + 1
             for stage, ns in ledger.stages.items():
                 try:
                     histograms[stage].add(ns)
@@ -90,6 +97,7 @@ class Stats:
                 dict(self.counters),
                 dict(self._refusals),
                 {m: {s: h.copy() for s, h in stages.items()} for m, stages in self._latency.items()},
+                {m: dict(sizes) for m, sizes in self._batches.items()},
             )
 
     def document(self, **now: Any) -> bytes:
@@ -101,6 +109,7 @@ class Stats:
             "refusals": s.refusals,
             "latency_us": {m: {stage: _summary(h) for stage, h in stages.items()} for m, stages in s.latency.items()},
             "histograms_ns": {m: {stage: h.pack() for stage, h in stages.items()} for m, stages in s.latency.items()},
+            "batch_sizes": {m: {str(size): n for size, n in sorted(b.items())} for m, b in s.batches.items()},
             "resident_bytes": resident_bytes(),
             "torch_imported": "torch" in sys.modules,
         }

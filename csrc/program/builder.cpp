@@ -161,6 +161,10 @@ void Builder::dequantize(const std::string& name, int in, int out, float scale) 
   impl_->push(name, {in}, out, DequantizeOp{scale});
 }
 
+void Builder::share(const Program& program) {
+  for (const Op& op : program.impl_->sketch.ops) impl_->twins[op.name] = &op;
+}
+
 std::unique_ptr<Program> Builder::build() {
   Impl::require(!impl_->sketch.outputs.empty(), "program", "it needs an output");
   impl_->pack_all();

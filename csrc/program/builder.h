@@ -23,6 +23,7 @@ struct Builder::Impl {
   std::vector<bool> produced;
   std::unordered_map<std::string, Choice> choices;
   std::vector<Packing> packings;
+  std::unordered_map<std::string, const Op*> twins;  // of programs with the same weights, by the operators' names
 
   [[noreturn]] static void fail(const std::string& name, const std::string& why) {
     throw std::invalid_argument(name + ": " + why);
@@ -71,14 +72,19 @@ struct Builder::Impl {
 
   void push_move(const std::string& name, int in, int out, std::vector<MoveOp::Axis> axes);
 
-  // For the operator pushed last: the first of these kernels that can prove its sums packs the weights.
+  // For the operator pushed last: the first of these kernels that can prove its sums packs the weights, or takes what
+  // it has packed of them for another program.
   template <typename Params, typename Kernel>
   void pack_later(const ConvDef& def, std::vector<const Kernel*> kernels) {
-    packings.push_back({sketch.ops.size() - 1, def.weight.size(), [def, kernels = std::move(kernels)](Op& op) {
+    packings.push_back({sketch.ops.size() - 1, def.weight.size(), [this, def, kernels = std::move(kernels)](Op& op) {
                           Params& params = std::get<Params>(op.params);
+                          const auto found = twins.find(op.name);
+                          const Params* twin =
+                              found == twins.end() ? nullptr : std::get_if<Params>(&found->second->params);
                           for (const Kernel* kernel : kernels) {
                             params.kernel = kernel;
-                            params.packed = kernel->pack(def);
+                            params.packed = twin && twin->kernel == kernel ? packed_again(*twin->packed, def) : nullptr;
+                            if (!params.packed) params.packed = kernel->pack(def);
                             if (params.packed) return;
                           }
                         }});

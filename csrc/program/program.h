@@ -51,6 +51,7 @@ class Program {
   Isa isa() const;
 
  private:
+  friend class Builder;
   std::unique_ptr<Impl> impl_;
 };
 
@@ -74,6 +75,10 @@ class Builder {
   // spin: how long a waiting worker spins before it sleeps.
   Builder(std::string_view isa, int threads, std::chrono::microseconds spin = std::chrono::microseconds(50));
   ~Builder();
+
+  // Operators take what `program` has packed for those of the same names, where it fits: their weights, biases,
+  // multipliers and quantizations are the same. The program must outlive build().
+  void share(const Program& program);
 
   // Tensors are named by the number that this returns. u8 tensors are in canonical form; 4-D ones are NHWC.
   int tensor(const std::vector<int64_t>& shape, Dtype dtype, int zero_point);

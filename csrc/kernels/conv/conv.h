@@ -75,6 +75,9 @@ struct ConvKernel {
 std::span<const ConvKernel> conv_kernels();  // every variant compiled in, the reference first
 // Those that accept the shape on the best instruction set up to `isa` that has one, the usual choice first.
 std::vector<const ConvKernel*> conv_candidates(const ConvShape&, Isa);
+// What packing the same weights for another batch or map gives, with the memory of the weights shared; null where a
+// kernel lays them out otherwise for that.
+ConvPackedPtr packed_again(const ConvPacked&, const ConvDef&);
 size_t conv_packed_bytes(const ConvPacked&);
 std::span<const uint8_t> conv_packed_weights(const ConvPacked&);  // panel by panel
 

@@ -1,9 +1,12 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <cstdlib>
 #include <cstring>
+
+#include "winograd.h"
 
 namespace int8d {
 
@@ -189,6 +192,20 @@ void take(int16_t* left, int8_t* step, bool saturating) {
 }
 
 }  // namespace
+
+ConvPackedPtr packed_again(const ConvPacked& packed, const ConvDef& def) {
+  const ConvShape &a = packed.shape, &b = def.shape;
+  const auto window = [](const ConvShape& s) {
+    return std::array{s.kh, s.kw, s.sh, s.sw, s.dh, s.dw, s.ic, s.oc, s.groups};
+  };
+  const bool winograd = packed.winograd.panel > 0;
+  if (window(a) != window(b) ||
+      (winograd && winograd_expands(a, packed.winograd) != winograd_expands(b, packed.winograd)))
+    return nullptr;
+  auto again = ConvPackedPtr(new ConvPacked(packed));
+  again->shape = b;
+  return again;
+}
 
 ConvPackedPtr conv_pack(const ConvDef& def, int panel) { return pack(def, panel, &ConvPacked::weight, 1, true); }
 

@@ -41,7 +41,7 @@ ConvShape random_shape(Random& r, bool depthwise) {
 }  // namespace
 
 TEST(conv_kernels_give_the_reference_bytes) {
-  std::map<std::string, int> rounds, with_rest;  // by kernel
+  std::map<std::string, int> rounds, with_rest, shared;  // by kernel
   Random r(1);
   for (int round = 0; round < 300; ++round) {
     const ConvShape s = random_shape(r, false);
@@ -82,8 +82,19 @@ TEST(conv_kernels_give_the_reference_bytes) {
     };
     for (const ConvKernel& kernel : conv_kernels()) {
       if (!isa_supported(kernel.isa) || !kernel.accepts(s)) continue;
-      const ConvPackedPtr packed = kernel.pack(def);
+      ConvPackedPtr packed = kernel.pack(def);
       if (!packed) continue;
+      if (r.in(0, 1)) {  // what was packed for another batch, which is gone
+        ConvDef other = def;
+        other.shape.batch += r.in(1, 40);
+        const ConvPackedPtr first = kernel.pack(other);
+        if (ConvPackedPtr again = packed_again(*first, def)) {
+          CHECK(conv_packed_weights(*again).data() == conv_packed_weights(*first).data(), "%s, round %d: not shared",
+                kernel.name, round);
+          packed = std::move(again);
+          ++shared[kernel.name];
+        }
+      }
       Guarded scratch((kernel.scratch(s) + 63) / 64 * 64), output(count, r.flush());  // workers' lie side by side
       std::memset(output.data(), 0xaa, count);
       ConvCall call;
@@ -112,6 +123,8 @@ TEST(conv_kernels_give_the_reference_bytes) {
   for (const ConvKernel& kernel : conv_kernels()) {
     const bool winograd = std::string(kernel.name).find("winograd") != std::string::npos;
     CHECK(!isa_supported(kernel.isa) || rounds[kernel.name] >= 10, "%s: %d rounds", kernel.name, rounds[kernel.name]);
+    CHECK(!isa_supported(kernel.isa) || shared[kernel.name] >= 3, "%s: %d rounds of shared weights", kernel.name,
+          shared[kernel.name]);
     CHECK(!isa_supported(kernel.isa) || winograd == (with_rest[kernel.name] == 0), "%s: %d rounds with a rest",
           kernel.name, with_rest[kernel.name]);
   }

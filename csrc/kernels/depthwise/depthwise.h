@@ -28,6 +28,7 @@ struct DepthwiseKernel {
 std::span<const DepthwiseKernel> depthwise_kernels();
 // As conv_candidates.
 std::vector<const DepthwiseKernel*> depthwise_candidates(const ConvShape&, Isa);
+DepthwisePackedPtr packed_again(const DepthwisePacked&, const ConvDef&);  // as the convolution's
 size_t depthwise_packed_bytes(const DepthwisePacked&);
 
 }  // namespace int8d

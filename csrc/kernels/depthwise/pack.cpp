@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <numeric>
 
@@ -23,6 +24,15 @@ DepthwisePackedPtr described(const ConvDef& def, int block) {
 }
 
 }  // namespace
+
+DepthwisePackedPtr packed_again(const DepthwisePacked& packed, const ConvDef& def) {
+  const ConvShape &a = packed.shape, &b = def.shape;
+  if (std::array{a.kh, a.kw, a.sh, a.sw, a.dh, a.dw, a.oc} != std::array{b.kh, b.kw, b.sh, b.sw, b.dh, b.dw, b.oc})
+    return nullptr;
+  auto again = DepthwisePackedPtr(new DepthwisePacked(packed));
+  again->shape = b;
+  return again;
+}
 
 DepthwisePackedPtr depthwise_pack(const ConvDef& def, int block, int taps) {
   const ConvShape& s = def.shape;
