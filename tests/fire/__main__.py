@@ -24,9 +24,7 @@ def main() -> int:
     bad_payloads.add_argument("--count", type=int, default=1_000_000)
     day = scenarios.add_parser("soak")
     day.add_argument("--messages", type=int, default=soak.MESSAGES)
-    day.add_argument(
-        "--expected-per-s", type=float, default=5000, help="sets how much faster than the clock the day goes"
-    )
+    day.add_argument("--per-s", type=float, default=5000, help="messages a second at most")
     for name in ("crash", "hang"):
         scenarios.add_parser(name)
     late = scenarios.add_parser("deadline")
@@ -42,7 +40,7 @@ def main() -> int:
         figures = hostile.hostile(args.first, args.count)
         bad += _show(figures, hostile.failures(figures))
     elif args.scenario == "soak":
-        figures = soak.soak(args.messages, args.expected_per_s, lambda line: print(line, flush=True))
+        figures = soak.soak(args.messages, args.per_s, lambda line: print(line, flush=True))
         bad += _show(figures, soak.failures(figures))
     elif args.scenario == "deadline":
         figures = deadlines.deadline(args.deadline, args.job)
