@@ -22,11 +22,10 @@ def main() -> int:
     bad_payloads = scenarios.add_parser("hostile")
     bad_payloads.add_argument("--from", type=int, default=0, dest="first")
     bad_payloads.add_argument("--count", type=int, default=1_000_000)
+    bad_payloads.add_argument("--per-s", type=float, default=100_000, help="messages a second at most")
     day = scenarios.add_parser("soak")
     day.add_argument("--messages", type=int, default=soak.MESSAGES)
-    day.add_argument(
-        "--expected-per-s", type=float, default=5000, help="sets how much faster than the clock the day goes"
-    )
+    day.add_argument("--per-s", type=float, default=5000, help="messages a second at most")
     for name in ("crash", "hang"):
         scenarios.add_parser(name)
     late = scenarios.add_parser("deadline")
@@ -39,10 +38,10 @@ def main() -> int:
             figures = overload.overload(policy, args.seconds, args.receive_maximum)
             bad += _show(figures, overload.failures(figures))
     elif args.scenario == "hostile":
-        figures = hostile.hostile(args.first, args.count)
+        figures = hostile.hostile(args.first, args.count, per_s=args.per_s, say=_say)
         bad += _show(figures, hostile.failures(figures))
     elif args.scenario == "soak":
-        figures = soak.soak(args.messages, args.expected_per_s, lambda line: print(line, flush=True))
+        figures = soak.soak(args.messages, args.per_s, _say)
         bad += _show(figures, soak.failures(figures))
     elif args.scenario == "deadline":
         figures = deadlines.deadline(args.deadline, args.job)
@@ -51,6 +50,10 @@ def main() -> int:
         figures = poison.poison(args.scenario, bad=3)
         bad += _show(figures, poison.failures(figures))
     return 1 if bad else 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _show(figures: dict[str, object], failures: list[str]) -> int:

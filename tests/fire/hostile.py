@@ -6,8 +6,10 @@ the limit of what the process may allocate, so that a payload which asks for mor
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from tests.agent_process import Agent
@@ -21,10 +23,18 @@ _PATIENCE_S = 30.0
 CODES = {"answered", "invalid_input", "unknown_model", "expired"}  # all that they may be answered with
 
 
-def hostile(first: int, count: int, memory_limit: int = MEMORY_LIMIT) -> dict[str, Any]:
-    """Cases ``first`` to ``first + count``. The daemon is one process from the first to the last."""
+def hostile(
+    first: int,
+    count: int,
+    memory_limit: int = MEMORY_LIMIT,
+    per_s: float = 100_000,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Cases ``first`` to ``first + count``, at most ``per_s`` a second. The daemon is one process from the first to the
+    last. ``say`` gets one line of JSON every fiftieth of the way.
+    """
     with stage(Agent, rest=ROUTES, data_limit=memory_limit) as (agent, broker):
-        return _Run(agent, broker.port, memory_limit).play(first, count)
+        return _Run(agent, broker.port, memory_limit).play(first, count, per_s, say)
 
 
 class _Run:
@@ -35,34 +45,40 @@ class _Run:
         self._wire = Wire(port, "hostile", SUBSCRIPTIONS, self._reply)
         self._under_way = 0
         self._odd: list[str] = []
+        self._ended = ""  # why the run ended before its time
 
-    def play(self, first: int, count: int) -> dict[str, Any]:
+    def play(self, first: int, count: int, per_s: float, say: Callable[[str], None]) -> dict[str, Any]:
         make, start, number = Hostile(), time.monotonic(), first
-        moved, ended = start, ""
-        try:
-            while number < first + count or self._cases:
-                while number < first + count and len(self._cases) < _WINDOW and self._under_way < _WINDOW_BYTES:
+        moved, next_word = start, first + count / 50
+        while (number < first + count or self._cases) and not self._ended:
+            due = min(first + count, first + int((time.monotonic() - start) * per_s) + 1)
+            try:
+                while number < due and len(self._cases) < _WINDOW and self._under_way < _WINDOW_BYTES:
                     self._send(make, number)
                     number += 1
-                if self._wire.pump(0.2):
+                if self._wire.pump(0.2 if self._cases else 0.005):
                     moved = time.monotonic()
-                elif time.monotonic() > moved + _PATIENCE_S:
-                    ended = "no reply any more"
-                    break
-                if self._agent.process.poll() is not None:
-                    ended = f"the daemon ended with {self._agent.process.returncode}"
-                    break
-        except Gone as e:
-            ended = f"the broker: {e}"
-        log = self._agent.log()
+            except Gone as e:
+                self._ended = f"the broker: {e}"
+            if self._cases and time.monotonic() > moved + _PATIENCE_S:
+                self._ended = "no reply any more"
+            if self._agent.process.poll() is not None:
+                self._ended = f"the daemon ended with {self._agent.process.returncode}"
+            if number >= next_word:
+                next_word += count / 50
+                say(json.dumps(self._figures(first, number, time.monotonic() - start)))
+        return self._figures(first, number, time.monotonic() - start)
+
+    def _figures(self, first: int, number: int, seconds: float) -> dict[str, Any]:
+        log, pid = self._agent.log(), self._agent.process.pid
         return {
-            "first": first, "sent": number - first, "seconds": round(time.monotonic() - start, 1),
+            "first": first, "sent": number - first, "seconds": round(seconds, 1),
             "codes": dict(sorted(self._ledger.codes.items())), "kinds": dict(sorted(self._codes.items())),
-            "repeated": self._ledger.repeated, "unanswered": [n for n, _, _ in self._cases.values()], "ended": ended,
-            "odd": self._odd, "peak_mb": round(memory(self._agent.process.pid, "VmHWM") / 1e6, 1),
-            "resident_mb": round(memory(self._agent.process.pid) / 1e6, 1), "limit_mb": round(self._limit / 1e6, 1),
+            "repeated": self._ledger.repeated, "unanswered": [n for n, _, _ in self._cases.values()],
+            "ended": self._ended, "odd": self._odd, "peak_mb": round(memory(pid, "VmHWM") / 1e6, 1),
+            "resident_mb": round(memory(pid) / 1e6, 1), "limit_mb": round(self._limit / 1e6, 1),
             "log_mb": round(len(log) / 1e6, 1), "connected": log.count("connected over MQTT"),
-            "tracebacks": log.count("Traceback"), "log": log[-2000:] if ended else "",
+            "tracebacks": log.count("Traceback"), "log": log[-2000:] if self._ended else "",
         }  # fmt: skip
 
     def _send(self, make: Hostile, number: int) -> None:

@@ -1,7 +1,7 @@
 """Ten times what the box sustains, under each overload policy.
 
 Sustained is what a closed loop of eight gets; then ten times as many messages a second for a while, each sent at its
-moment whatever comes back (an open loop), its latency counted from that moment. After that, a message every 20 ms until
+moment whatever comes back (an open loop). After that, a message every 20 ms until
 the idle latency is back.
 """
 
@@ -118,7 +118,7 @@ class _Load:
         while (now := time.monotonic()) < start + seconds:
             while (due := start + sent / rate) <= now:
                 late = max(late, now - due)
-                self._send(due)
+                self._send(now)
                 sent += 1
             self._wire.pump(max(0.0, min(0.01, start + sent / rate - time.monotonic())))
         return late

@@ -37,14 +37,14 @@ deadline_ms = 60000
 
 
 def soak(
-    messages: int = MESSAGES, expected_per_s: float = 5000, say: Callable[[str], None] = lambda line: None
+    messages: int = MESSAGES, per_s: float = 5000, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """The figures. ``expected_per_s`` sets how much faster than the clock the day goes; ``say`` gets one line of JSON
-    every fiftieth of the way.
+    """The figures. At most ``per_s`` messages a second are sent, which says how much faster than the clock the day
+    goes; ``say`` gets one line of JSON every fiftieth of the way.
     """
-    speed = DAY_S / (messages / expected_per_s)
+    speed = DAY_S / (messages / per_s)
     with stage(rest=_ROUTES, stats_s=round(5 / speed, 4)) as (agent, broker):
-        return _Day(agent.process.pid, broker, messages, say).play(speed)
+        return _Day(agent.process.pid, broker, messages, say).play(speed, per_s)
 
 
 class _Day:
@@ -56,7 +56,7 @@ class _Day:
         self._wire = self._connect()
         self._resent = self._reconnects = self._restarts = 0
 
-    def play(self, speed: float) -> dict[str, Any]:
+    def play(self, speed: float, per_s: float) -> dict[str, Any]:
         watch = Watch(0.25, agent=self._pid, broker=self._broker.pid)
         marks: list[tuple[int, float]] = []  # messages answered, seconds
         start, number, rng = time.monotonic(), 0, np.random.default_rng(24)
@@ -65,7 +65,8 @@ class _Day:
         order = rng.choice(len(self._kinds), 10_007, p=[share for _, share, *_ in self._kinds])
         while number < self._messages or self._packets:
             try:
-                while number < self._messages and len(self._packets) < _WINDOW:
+                due = min(self._messages, int((time.monotonic() - start) * per_s) + 1)
+                while number < due and len(self._packets) < _WINDOW:
                     self._send(number, int(order[number % 10_007]))
                     number += 1
                 if number >= next_restart:
@@ -77,7 +78,7 @@ class _Day:
                 if number >= next_reconnect:
                     next_reconnect += hour / 2
                     raise Gone("for a while")
-                self._wire.pump(0.5)
+                self._wire.pump(0.5 if number < due or number == self._messages else 0.005)
             except Gone:
                 self._again()
             answered = number - len(self._packets)
@@ -130,11 +131,12 @@ class _Day:
     def _figures(self, watch: Watch, marks: list[tuple[int, float]], speed: float) -> dict[str, Any]:
         answered, seconds = marks[-1]
         return {
-            "answered": answered, "seconds": round(seconds, 1), "per_s": round(answered / seconds), "speed": round(speed, 1),
-            "simulated_h": round(answered / self._messages * 24, 2), "codes": dict(self._ledger.codes),
-            "unanswered": len(self._packets) if answered >= self._messages else 0, "repeated_answers": self._ledger.repeated,
-            "resent": self._resent, "reconnects": self._reconnects, "broker_restarts": self._restarts,
-            "agent": growth(watch.samples["agent"], seconds), "broker_mb": round(watch.peak("broker") / 1e6, 1),
+            "answered": answered, "seconds": round(seconds, 1), "per_s": round(answered / seconds),
+            "speed": round(speed, 1), "simulated_h": round(answered / self._messages * 24, 2),
+            "codes": dict(self._ledger.codes), "unanswered": len(self._packets) if answered >= self._messages else 0,
+            "repeated_answers": self._ledger.repeated, "resent": self._resent, "reconnects": self._reconnects,
+            "broker_restarts": self._restarts, "agent": growth(watch.samples["agent"], seconds),
+            "broker_mb": round(watch.peak("broker") / 1e6, 1),
         }  # fmt: skip
 
 
@@ -147,9 +149,9 @@ def growth(samples: list[tuple[float, int]], seconds: float) -> dict[str, float]
     first, last = (float(np.median([size for _, size in part])) for part in (warm[:share], warm[-share:]))
     slope = float(np.polyfit([t for t, _ in warm], [size for _, size in warm], 1)[0]) if len(warm) > 2 else 0.0
     return {
-        "after_warm_up_mb": round(first / 1e6, 2), "end_mb": round(last / 1e6, 2), "growth_pct": round((last / first - 1) * 100, 2),
-        "most_mb": round(max(size for _, size in warm) / 1e6, 2), "slope_kb_per_h": round(slope * 3.6, 1),
-        "samples": len(warm),
+        "after_warm_up_mb": round(first / 1e6, 2), "end_mb": round(last / 1e6, 2),
+        "growth_pct": round((last / first - 1) * 100, 2), "most_mb": round(max(size for _, size in warm) / 1e6, 2),
+        "slope_kb_per_h": round(slope * 3.6, 1), "samples": len(warm),
     }  # fmt: skip
 
 
@@ -174,8 +176,8 @@ def _kinds() -> list[tuple[str, float, bytes, bytes]]:
     data = ",".join(str(n * 4 % 256) for n in range(64)).encode()
     request = b'{"id":"s","inputs":[{"name":"x","shape":[1,8,8,1],"datatype":"UINT8","data":[%s]}]}' % data
     binary = b'{"inputs":[{"name":"x","shape":[1,8,8,1],"datatype":"UINT8","parameters":{"binary_data_size":64}}]}'
-    kinds = [("raw", bytes(64), b""), ("raw", bytes(range(64)), typed(b"application/octet-stream")), ("json", request, b""),
-             ("binary", binary + bytes(64), typed(b"application/json"))]  # fmt: skip
+    kinds = [("raw", bytes(64), b""), ("raw", bytes(range(64)), typed(b"application/octet-stream")),
+             ("json", request, b""), ("binary", binary + bytes(64), typed(b"application/json"))]  # fmt: skip
     kinds += [("png", picture(i), typed(b"image/png")) for i in range(4)]
     kinds += [("refused", b"\x89PNG\r\n\x1a\nno", b""), ("refused", b"{]", b""), ("refused", b"", typed(b"text/html"))]
     shares = {"raw": 0.5, "json": 0.2, "binary": 0.05, "png": 0.2, "refused": 0.05}

@@ -74,13 +74,17 @@ class Watch(threading.Thread):
         self._every_s, self._pids, self._ended = every_s, pids, threading.Event()
         self._start_time = time.monotonic()
         self.samples: dict[str, list[tuple[float, int]]] = {name: [] for name in pids}
+        self._sample()
         self.start()
 
     def run(self) -> None:
         while not self._ended.wait(self._every_s):
-            now = time.monotonic() - self._start_time
-            for name, pid in self._pids.items():
-                self.samples[name].append((now, memory(pid)))
+            self._sample()
+
+    def _sample(self) -> None:
+        now = time.monotonic() - self._start_time
+        for name, pid in self._pids.items():
+            self.samples[name].append((now, memory(pid)))
 
     def follow(self, name: str, pid: int) -> None:
         """The process of this name is another one now."""
