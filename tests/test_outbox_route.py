@@ -36,9 +36,8 @@ def forgetful(tmp_path: Path, stack) -> Mosquitto:
 def agent(tmp_path: Path, forgetful: Mosquitto, stack):
     def make(outbox: str = "") -> Planted:
         route = ROUTE + "outbox = true\n" + f"[outbox]\n{outbox}\n"
-        agent = Planted(tmp_path, forgetful.port, route, "receive_maximum = 1000", "log_level = 'warning'", wait=False)
+        agent = Planted(tmp_path, forgetful.port, route, "receive_maximum = 1000")
         stack.callback(agent.kill)
-        _wait(lambda: _store(tmp_path).exists())
         return agent
 
     return make
@@ -119,7 +118,7 @@ def test_predictions_survive_the_agent_and_the_broker(agent, forgetful, stack, t
     _wait(all_are_stored)
     running.kill()
     forgetful.start()
-    running.start(wait=False)
+    running.start()
     found = _collect(peer, COUNT)
     assert _in_order(found)
     assert all(_replays(found))
@@ -134,7 +133,7 @@ def test_with_a_broker_nothing_is_marked_and_a_clean_stop_answers_once(agent, fo
         time.sleep(0.001)
         if i == COUNT // 2:
             assert running.terminate() == 0
-            running.start(wait=False)
+            running.start()
     found = _collect(peer, COUNT)
     assert _in_order(found)
     assert len({m.topic for m in found}) == len(found)
