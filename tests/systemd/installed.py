@@ -1,7 +1,8 @@
 """The program as ``pip install`` puts it into a virtual environment, without building or downloading anything.
 
 The extension and the dependencies are those of the environment that the tests run in; the Python sources are the
-repository's. Only what the distribution requires is there, so a dependency that is not declared is missed.
+repository's. Only what the distribution and its extra ``crypto`` require is there, so a dependency that is not declared
+is missed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def install(folder: Path, at: str, python: str) -> None:
 
 
 def _required(name: str) -> list[importlib.metadata.Distribution]:
-    """What the distribution requires without its extras, and what that requires."""
+    """What the distribution and its extra ``crypto`` require, and what that requires."""
     found: dict[str, importlib.metadata.Distribution] = {}
     todo = [name]
     while todo:
@@ -47,7 +48,8 @@ def _required(name: str) -> list[importlib.metadata.Distribution]:
             requirement, _, marker = line.partition(";")
             match = re.match(r"[\w.-]+", requirement)
             assert match is not None, line
-            if "extra" in marker or match[0] in found:
+            wanted = "extra" not in marker or marker.strip() in ('extra == "crypto"', "extra == 'crypto'")
+            if not wanted or match[0] in found:
                 continue
             try:
                 found[match[0]] = importlib.metadata.distribution(match[0])

@@ -90,7 +90,7 @@ NEEDS: dict[str, Callable[[], object]] = {
     "a core": lambda: os.sched_setaffinity(0, [max(os.sched_getaffinity(0))]),
     "a temporary file": lambda: Path("/tmp/probe").write_text("x"),
     "a local socket": lambda: socket.create_server(("127.0.0.1", 0)),
-    "the cores' clock": lambda: os.listdir("/sys/devices/system/cpu"),
+    "the CPUs' folder": lambda: os.listdir("/sys/devices/system/cpu"),
 }
 
 
