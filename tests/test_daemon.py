@@ -181,9 +181,7 @@ def test_what_waits_is_computed_together_by_replicas(agent, peer, tmp_path) -> N
     key = key_of(read(DIGITS), "auto", 1)  # as if it had been timed on this box
     Tuning(answers).remember(key, "digits", Answer({}, {}, 0, 0, True, 0))
     Tuning(answers).remember_batches(key, "digits", BatchTimes({1: 100, 2: 210, 4: 200}, 16))
-    running = agent(
-        top=f'tuner = {{ folder = "{answers}" }}\n', rest=f"replicas = 2\nbatch_wait_us = 100000\n{ROUTE}"
-    )
+    running = agent(top=f'tuner = {{ folder = "{answers}" }}\n', rest=f"replicas = 2\nbatch_wait_us = 100000\n{ROUTE}")
     client = peer("predictions/#", "int8d/box1/stats")
     for i in range(80):
         client.client.publish(f"cameras/{i}/frame", picture(i % 40), 1)

@@ -259,13 +259,7 @@ def _tuned(
 
 
 def _segments(
-    model: Model,
-    fallback: set[str],
-    threads: int,
-    isa: str,
-    spin_us: int,
-    choices: Choices,
-    twins: Sequence[Segment],
+    model: Model, fallback: set[str], threads: int, isa: str, spin_us: int, choices: Choices, twins: Sequence[Segment]
 ) -> list[Segment]:
     graph = model.header.graph
     programs = [s.program for s in twins if isinstance(s, native.NativeSegment)]

@@ -193,8 +193,8 @@ class Delivery:
     def _confirmed(self, exchange: _Exchange, reason: str | None) -> None:
         request = exchange.request
         if reason is not None and request is not None and request.refusal is None:
-            # Perhaps it takes a short error in place of the reply, and not where the sender wants it, but on the route's
-            # own topic, so that the sender need not wait in vain.
+            # Perhaps it takes a short error in place of the reply, on the route's own topic if not where the sender
+            # wants it, so that the sender need not wait in vain.
             self._cache.drop(exchange.key)
             found = self._route(exchange.messages[0].topic)
             if found is not None and reason != "expired":
