@@ -193,7 +193,8 @@ class Journal:
             return [None] * len(puts)
         self._gone.difference_update(removals)
         for reason, count in drops.items():
-            self._dropped(reason, count)
+            if count:
+                self._dropped(reason, count)
         return outcome
 
     def _transaction(

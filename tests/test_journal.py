@@ -119,7 +119,7 @@ def test_past_their_age_records_are_dropped_and_said_so(journal) -> None:
     world.pass_s(11)
     _put(j, b"d")
     assert _bodies(j) == [b"c", b"d"]
-    assert sum(n for reason, n in drops if reason == "age") == 2
+    assert drops == [("age", 2)]  # and nothing where nothing was
     j.close()
     world.pass_s(1000)  # the box was off
     again = journal(world=world, max_age_s=60, drop_oldest=True, dropped=lambda *a: drops.append(a))
