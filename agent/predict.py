@@ -35,7 +35,7 @@ class Predictor:
     ) -> None:
         header = engine.header
         self.engine, self.batches = engine, batches or Batches(engine)
-        self._took: dict[int, float] = {}  # seconds of so many requests together, a moving average
+        self._took: dict[int, float] = {}  # seconds of so many requests together, 2 or more: a moving average
         self.name, self.version = name or header.name, version or header.version
         self._limits = limits
         self._post = header.postprocess
@@ -91,7 +91,8 @@ class Predictor:
             if self.observe is not None:
                 self.observe(inputs, output)
             results[i] = self._encode(output, request_id, requests[i].ledger)
-        self.note(len(requests), time.monotonic() - begun)
+        taken, last = time.monotonic() - begun, self._took.get(len(requests))
+        self._took[len(requests)] = taken if last is None else last + (taken - last) / 8
         return results
 
     @property
@@ -99,14 +100,9 @@ class Predictor:
         """How many requests can run together, the largest first."""
         return self.batches.sizes
 
-    def note(self, n: int, seconds: float) -> None:
-        """Remembers what ``n`` requests together took."""
-        last = self._took.get(n)
-        self._took[n] = seconds if last is None else last + (seconds - last) / 8
-
     def expected_s(self, n: int) -> float:
-        """What ``n`` requests together will take: as they lately did, else as the engine was timed."""
-        return self._took.get(n) or max(n * self._took.get(1, 0.0), self.batches.seconds(n))
+        """What ``n`` requests together will take: as they lately did, else what the engine took when it was timed."""
+        return self._took.get(n) or self.batches.seconds(n)
 
     def _decode(
         self, payload: bytes, content_type: str | None, request_id: str | None, ledger: Ledger

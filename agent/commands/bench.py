@@ -13,6 +13,8 @@ from agent.commands import tuning
 from agent.commands.names import abridged
 from agent.engine import Tuning
 
+_TUNED_BATCH = 16  # the daemon's own default
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model file")
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--isa", help="the most that int8d, and each peer as far as it can be limited, may use")
     parser.add_argument("--layers", action="store_true", help="the time of each layer")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure each contender (default: 2)")
-    parser.add_argument("--tune", action="store_true", help="time the kernel choices first, and remember the best")
+    parser.add_argument("--tune", action="store_true", help="time kernels and batches first, and remember the best")
     parser.add_argument("--sweep", action="store_true", help="which replicas, threads and batches are best here")
     parser.add_argument("--max-batch", type=int, default=16, help="the largest batch that --sweep tries (default: 16)")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
@@ -95,12 +97,17 @@ def sweep(args: argparse.Namespace, known: Tuning) -> None:
 
 def tune(path: str, threads: int, backend: Any, isa: str, known: Tuning) -> None:
     """Tunes a model, whatever is remembered, and says on stderr what came of it."""
-    from agent.engine import load
+    from agent.engine import load, load_batches
     from agent.engine.tuner import BUDGET_S
+    from agent.modelfile import read
 
-    found = load(path, threads, backend, isa, tuning=Tuning(known.folder, BUDGET_S, again=True)).tuned
-    if found is not None:
-        print(f"tuned for {threads} threads: {found.answer}", file=sys.stderr)
+    tuning, model = Tuning(known.folder, BUDGET_S, again=True), read(path)
+    engine = load(model, threads, backend, isa, tuning=tuning)
+    if engine.tuned is not None:
+        print(f"tuned for {threads} threads: {engine.tuned.answer}", file=sys.stderr)
+    times = load_batches(engine, model, _TUNED_BATCH, tuning, isa).times
+    if times is not None:
+        print(f"batches: {times}", file=sys.stderr)
 
 
 def compared(result: dict[str, Any]) -> str:

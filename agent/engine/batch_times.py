@@ -35,6 +35,10 @@ class BatchTimes(msgspec.Struct, frozen=True):
                 sizes.append(size)
         return tuple(sizes)
 
+    def __str__(self) -> str:
+        pays = ", ".join(f"{n} at once take {self.microseconds[n] / n:.1f} us each" for n in self.worthwhile())
+        return f"one input takes {self.microseconds[1]:.1f} us; {pays or 'several at once do not pay'}"
+
 
 def sizes_up_to(most: int) -> list[int]:
     """What is tried: 2, 4, 8, 16 …"""

@@ -30,7 +30,7 @@ class Batches:
     def __init__(
         self, engine: Engine, several: Mapping[int, Engine] | None = None, times: BatchTimes | None = None
     ) -> None:
-        self.engine = engine
+        self.engine, self.times = engine, times
         self._engines = {1: engine} | dict(several or {})
         self._seconds = {n: us / 1e6 for n, us in times.microseconds.items()} if times else {}
         self.sizes = tuple(sorted(self._engines, reverse=True))
@@ -94,9 +94,7 @@ def _times(engine: Engine, model: Model, most: int, tuning: Tuning, isa: str) ->
         return known
     one = engine.check(noise(engine))
     times = time_batches(lambda: engine.run_checked(one), lambda n: _proven(engine, model, n), most, tuning.budget_s)
-    pays = ", ".join(f"{n} at once take {times.microseconds[n] / n:.1f} us each" for n in times.worthwhile())
-    log.info("model %s: one input takes %.1f us; %s", model.header.name, times.microseconds[1],
-             pays or "several at once do not pay")  # fmt: skip
+    log.info("model %s: %s", model.header.name, times)
     return tuning.remember_batches(key, model.header.name, times)
 
 

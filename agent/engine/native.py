@@ -123,8 +123,11 @@ class NativeSegment:
         return dict(zip(self.outputs, outputs))  # noqa: B905  (strict costs more than it says)
 
     def _short(self, inputs: list[Array]) -> bool:
-        """Whether a run is so short that the interpreter lock is better kept."""
-        if sum(cast(int, step["macs"]) for step in self.program.steps()) > _SHORT_MACS:
+        """Whether a run is so short that the interpreter lock is better kept. Several threads may have to wait for a
+        core, and then take as long as they like.
+        """
+        macs = sum(cast(int, step["macs"]) for step in self.program.steps())
+        if self.program.threads > 1 or macs > _SHORT_MACS:
             return False
         outputs = [np.empty(shape, dtype) for shape, dtype in self._made]
         for _ in range(4):  # the first is cold; another thread may have been given the core in any
