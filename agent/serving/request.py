@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output", "publish")
 _AFTER = dict(itertools.pairwise(STAGES))
 
