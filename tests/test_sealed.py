@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from agent.errors import ConfigError
 from agent.wire import keys
 from agent.wire.hpke import OpenError, PrivateKey, open_, seal
 from agent.wire.sealed import OVERHEAD, Receiver, SealError, Sender
-from tests.agent_process import PICTURES, ROOT, ROUTE, picture, truth
+from tests.agent_process import PICTURES, ROOT, ROUTE, Agent, picture, truth
 
 # RFC 9180, appendix A.2.3: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20Poly1305, mode Auth, sequence number 0.
 VECTOR = {
@@ -156,6 +157,22 @@ def test_nothing_plain_is_taken(parties) -> None:
     with pytest.raises(SealError) as caught:
         parties[1].open(picture(0), TOPIC, None)
     assert caught.value.code == "not_encrypted"
+
+
+def test_whatever_comes_is_refused_and_nothing_else(parties) -> None:
+    """Two thousand messages, cut, spliced and changed, by a fixed seed."""
+    sender, receiver, _, _ = parties
+    rng = random.Random(5)
+    seeds = [sender.seal(rng.randbytes(n), "image/png", TOPIC, b"7") for n in (0, 1, 100, 1000)]
+    for _ in range(2000):
+        message = bytearray(rng.choice(seeds))
+        for _ in range(rng.randrange(1, 4)):
+            start, end = sorted(rng.randrange(len(message) + 1) for _ in range(2))
+            message[start:end] = rng.randbytes(rng.randrange(0, 40))
+        if bytes(message) in seeds:
+            continue
+        with pytest.raises(SealError):
+            receiver.open(bytes(message), TOPIC, b"7")
 
 
 # Keys
@@ -325,6 +342,34 @@ def test_a_plain_reply_to_an_encrypted_request_is_dropped(broker, peer) -> None:
                       CorrelationData=request.properties.CorrelationData)  # fmt: skip
         with pytest.raises(Exception, match="no reply"):
             future.result()
+
+
+def test_a_dead_letter_stays_encrypted(tmp_path: Path, broker, peer, stack) -> None:
+    key = keys.create(str(tmp_path / "box1.key"))
+    camera = PrivateKey.generate()
+    sender = Sender(camera, key.public)
+    rest = f'[encryption]\nkey = "{tmp_path}/box1.key"\n{ROUTE}encryption = "hpke"\n'
+    planted = Planted(tmp_path, broker.port, rest)
+    stack.callback(planted.kill)
+    client = peer("predictions/#", "int8d/box1/dead-letter")
+    sealed = sender.seal(b"PLANT crash", None, "cameras/1/frame", b"1")
+    client.send("cameras/1/frame", sealed, CorrelationData=b"1")
+    for _ in range(2):
+        planted.process.wait(20)
+        planted.start(wait=False)
+    found = {message.topic: message for message in (client.receive(20), client.receive(20))}
+    letter = found["int8d/box1/dead-letter"]
+    assert letter.payload == sealed
+    assert letter.properties.CorrelationData == b"1"
+    assert Receiver(key).open(letter.payload, "cameras/1/frame", b"1").payload == b"PLANT crash"
+    answer, _ = sender.open(found["predictions/1"].payload, "predictions/1", b"1", sealed)
+    assert json.loads(answer)["error"]["code"] == "poisoned"
+
+
+class Planted(Agent):
+    """With faults, by message."""
+
+    module = "tests.planted"
 
 
 def test_an_encrypted_route_without_a_key_is_named(tmp_path: Path, agent) -> None:

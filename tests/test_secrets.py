@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from agent.config import load
 from agent.config.secrets import secret_file
 from agent.errors import ConfigError
 from agent.wire import keys
-from tests.agent_process import DIGITS, ROUTE, Agent, Peer, picture, truth
+from tests.agent_process import DIGITS, ROOT, ROUTE, Agent, Peer, picture, truth
 from tests.broker import MOSQUITTO, Mosquitto
 
 
@@ -92,6 +93,28 @@ def test_a_secret_that_others_can_read_is_warned_of(tmp_path: Path, caplog, mode
     os.chmod(file, mode)
     assert secret_file(str(file), "broker.password_file") == str(file)
     assert ("chmod 600" in caplog.text) is warned
+
+
+def test_a_password_in_the_configuration_itself_is_a_secret(tmp_path: Path, caplog) -> None:
+    path = _config(tmp_path, 'username = "box1"\npassword = "secret"\n')
+    for mode, warned in ((0o600, False), (0o644, True)):
+        os.chmod(path, mode)
+        load(path)
+        assert (str(path) in caplog.text) is warned
+
+
+def test_a_command_takes_credentials_and_names_files_that_cannot_be_used(
+    tmp_path: Path, credentials: Path, pki
+) -> None:
+    send = ["send", "x.png", "--model", "digits", "--device", "box1"]
+    for options, expected in (
+        (["--password-file", "credential:none"], "add LoadCredential=none:FILE"),
+        (["--ca", f"{pki}/ca.pem", "--cert", f"{pki}/box1.pem"], "--cert and --key"),
+        (["--ca", f"{tmp_path}/none.pem"], "can't be read"),
+    ):
+        done = subprocess.run([sys.executable, "-m", "agent.cli", *send, *options], capture_output=True, text=True,
+                              cwd=ROOT)  # fmt: skip
+        assert (done.returncode, expected in done.stderr) == (78, True), done.stderr
 
 
 def test_the_daemon_says_so_in_its_log(tmp_path: Path, broker: Mosquitto, stack) -> None:

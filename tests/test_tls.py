@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import socket
 import ssl
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Tls
+from agent.config import Broker, Tls
 from agent.errors import ConfigError
 from agent.mqtt import tls
+from agent.mqtt.messages import Incoming, Outgoing
+from agent.mqtt.session import Session
 from tests.agent_process import Agent, Peer, picture, truth
 from tests.broker import Mosquitto
 from tests.pki import bash, locked_broker, tls_toml
@@ -49,6 +52,38 @@ def test_a_client_certificate_is_served(tmp_path: Path, pki: Path, stack) -> Non
     camera.send("cameras/1/frame", picture(0))
     assert camera.reply()["classes"][0]["label"] == truth()[0]
     assert agent.terminate() == 0
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_large_messages_pass_in_both_directions_at_once(tmp_path: Path, pki: Path, stack, version: str) -> None:
+    """More than a socket takes at once, with 16 under way; the replies are small, so a second client echoes."""
+    broker = locked_broker(tmp_path / "broker", pki)
+    stack.callback(broker.stop)
+    settings = {
+        name: Broker(host="localhost", port=broker.port, protocol="5", tls=Tls(
+            ca=f"{pki}/ca.pem", cert=f"{pki}/{name}.pem", key=f"{pki}/{name}.key", min_version=version))
+        for name in ("box1", "camera1")
+    }  # fmt: skip
+    got: queue.Queue[bytes] = queue.Queue()
+
+    def echo(message: Incoming) -> None:
+        box.publish(Outgoing("back", message.payload))
+        box.done(message)
+
+    def take(message: Incoming) -> None:
+        got.put(message.payload)
+        camera.done(message)
+
+    box = Session(settings["box1"], "box1", [("there", 1)], echo, clean=True)
+    camera = Session(settings["camera1"], "camera1", [("back", 1)], take, clean=True)
+    for session in (box, camera):
+        session.start()
+        stack.callback(session.stop)
+        assert session.wait_ready(10), session.refusal
+    sent = [bytes([i]) * (1_000_000 + i) for i in range(48)]
+    for payload in sent:
+        camera.publish(Outgoing("there", payload))
+    assert [got.get(timeout=30) for _ in sent] == sent
 
 
 REFUSED = {

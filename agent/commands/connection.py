@@ -6,6 +6,9 @@ import argparse
 import os
 
 from agent.config import Broker, Tls
+from agent.config.secrets import secret_file
+from agent.errors import ConfigError
+from agent.mqtt.tls import context
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def broker(args: argparse.Namespace) -> Broker:
-    """The connection that the options describe."""
-    tls = Tls(ca=args.ca, cert=args.cert, key=args.key) if args.ca or args.cert else None
+    """The connection that the options describe. Raises ``ConfigError`` for files that can't be used."""
+    tls = None
+    if args.ca or args.cert:
+        if (args.cert is None) != (args.key is None):
+            raise ConfigError("give --cert and --key, or neither")
+        tls = Tls(ca=args.ca, cert=args.cert, key=secret_file(args.key, "--key"))
+        context(tls)
     return Broker(
         host=args.host, port=args.port, protocol=args.protocol, username=args.username,
-        password=os.environ.get("INT8D_PASSWORD"), password_file=args.password_file, tls=tls,
+        password=os.environ.get("INT8D_PASSWORD"), password_file=secret_file(args.password_file, "--password-file"),
+        tls=tls,
     )  # fmt: skip

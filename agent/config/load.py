@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agent.config.checks import check
-from agent.config.secrets import resolve
+from agent.config.secrets import resolve, secret_file
 from agent.config.tables import Config
 from agent.errors import ConfigError
 
@@ -36,6 +36,8 @@ def load(path: str | os.PathLike[str]) -> Config:
     """``parse``, with credentials resolved to files that are here. Raises ``ConfigError``."""
     config = parse(path)
     try:
+        if config.broker.password is not None:
+            secret_file(os.fspath(path), "broker.password is in clear text, and the file")
         return resolve(config)
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from e
