@@ -12,7 +12,7 @@ NETWORKS := $(patsubst %,models/zoo/%.int8.safetensors,resnet18 resnet50 mobilen
 SANITIZERS := address,undefined thread
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DINT8D_PYTHON=OFF
 
-.PHONY: setup demo test test-native sanitize fuzz chaos bench bench-native coverage lint format clean
+.PHONY: setup demo test test-native sanitize fuzz chaos fire bench bench-native coverage lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/build
@@ -92,6 +92,15 @@ fuzz: $(STAMPS)/make
 # Agent and broker under faults by a fixed seed, 20 minutes of them; docs/chaos.md.
 chaos: $(STAMPS)/make $(STAMPS)/mosquitto
 	$(BIN)/python -m tests.chaos
+
+# Deadlines, poison, overload, a million hostile messages and a day's soak, 40 minutes of them; docs/under-fire.md.
+fire: $(STAMPS)/make $(STAMPS)/mosquitto
+	$(BIN)/python -m tests.fire deadline
+	$(BIN)/python -m tests.fire crash
+	$(BIN)/python -m tests.fire hang
+	$(BIN)/python -m tests.fire overload
+	$(BIN)/python -m tests.fire hostile
+	$(BIN)/python -m tests.fire soak
 
 bench: $(STAMPS)/bench $(STAMPS)/mosquitto $(NETWORKS) bench-native
 	$(BIN)/python -m bench.report

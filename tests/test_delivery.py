@@ -35,8 +35,8 @@ class House:
     def __init__(self, reply_cache: int = 4, cache_bytes: int = 1000) -> None:
         self.session, self.stats = FakeSession(), Stats({})
         self.admission = Admission(self.refuse)
-        route = Route(Filter("in/+"), "m", "out/{1}", Lane("in"))
-        self.delivery = Delivery([route], self.admission, self.stats, self.refuse, reply_cache, cache_bytes)
+        routes = [Route(Filter(f"{name}/#"), "m", "out/{1}", Lane(name)) for name in ("in", "deep")]
+        self.delivery = Delivery(routes, self.admission, self.stats, self.refuse, reply_cache, cache_bytes)
         self.delivery.attach(self.session)  # type: ignore[arg-type]
         self._mid = 0
 
@@ -47,9 +47,9 @@ class House:
         request.answer(oip.error(code, message), "application/json", request)
 
     def arrive(self, payload: bytes, correlation: bytes | None = None, mid: int | None = None, qos: int = 1,
-               duplicate: bool = False) -> Incoming:  # fmt: skip
+               duplicate: bool = False, topic: str = "in/1", response_topic: str | None = None) -> Incoming:  # fmt: skip
         self._mid += 1
-        message = Incoming("in/1", payload, qos, mid or self._mid, duplicate, 1, correlation=correlation)
+        message = Incoming(topic, payload, qos, mid or self._mid, duplicate, 1, response_topic, correlation)
         self.delivery.receive(message)
         return message
 
@@ -139,6 +139,26 @@ def test_a_reply_that_the_broker_does_not_take_becomes_an_error_and_blocks_nothi
     assert h.session.acknowledged == [message]
     h.arrive(b"a", b"id")
     assert h.serve() == b"a"  # not answered from the cache
+
+
+def test_the_error_in_place_of_a_reply_goes_to_the_routes_own_topic(house) -> None:
+    h = house()
+    h.arrive(b"a", response_topic="mine")
+    h.serve()
+    assert h.confirm("it ends the connection over it").topic == "mine"
+    error = h.confirm()
+    assert error.topic == "out/1"
+    assert json.loads(error.payload)["error"]["code"] == "undeliverable"
+
+
+def test_a_message_whose_reply_would_end_the_connection_is_not_served(house) -> None:
+    h = house()
+    message = h.arrive(b"a", topic="deep/" + "x/" * 150)
+    assert h.serve() is None
+    assert h.session.acknowledged == [message]
+    assert h.stats.counters["publish_failed"] == 1
+    h.arrive(b"a", topic="deep/" + "x/" * 100)
+    assert h.serve() == b"a"
 
 
 def test_where_not_even_the_error_is_taken_the_input_is_acknowledged_and_counted(house) -> None:

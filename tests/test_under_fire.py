@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fire import deadlines, hostile, overload, poison
+from tests.fire import deadlines, hostile, overload, poison, soak
 
 
 @pytest.mark.parametrize("policy", overload.POLICIES)
@@ -27,3 +27,9 @@ def test_a_poisonous_input_costs_two_restarts_and_nothing_else(what: str) -> Non
 def test_twenty_thousand_hostile_messages_are_each_answered_by_one_process_within_its_memory() -> None:
     figures = hostile.hostile(first=0, count=20_000)
     assert not hostile.failures(figures), figures
+
+
+def test_a_day_in_seconds_with_all_its_restarts_leaves_nothing_unanswered() -> None:
+    figures = soak.soak(messages=6000)  # memory is a matter of the long form: a process this young still grows
+    assert not soak.failures(figures, most_pct=50), figures
+    assert (figures["broker_restarts"], figures["reconnects"]) == (12, 48)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from agent.mqtt.gate import Gate
 from agent.mqtt.messages import SEALED, Incoming, Outgoing
 from agent.mqtt.outbox import Outbox
-from agent.mqtt.routes import Filter, fill
+from agent.mqtt.routes import MAX_LEVELS, Filter, fill
 from agent.mqtt.session import Session
 from agent.serving.admission import Admission
 from agent.serving.lane import MAX_PRIORITY, Lane
@@ -104,6 +104,11 @@ class Delivery:
             return
         route, wildcards = found
         topic = self._gate.reply_topic(message) or fill(route.publish, wildcards)
+        if topic.count("/") >= MAX_LEVELS:  # a broker would end the connection over the reply, again and again
+            log.warning("a message on '%.80s…' is not served: its reply's topic has too many levels", message.topic)
+            self._stats.count("publish_failed")
+            self.session.done(message)
+            return
         model = fill(route.model, wildcards)
         content_type = message.content_type or route.content_type
         name = digest(message.payload, model, content_type)

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from agent.files import write_atomically
+from agent.serving.quarantine import Quarantine
 
 log = logging.getLogger(__name__)
 _DIGEST = 16
@@ -57,6 +58,7 @@ class Strikes:
         self._slot_bytes = _COUNT.size + MAX_TOGETHER * _DIGEST
         self._working: mmap.mmap | None = None
         self.working = True  # whether deaths are counted
+        self.quarantine = Quarantine()
         if folder is None:
             return
         try:
@@ -78,6 +80,11 @@ class Strikes:
         self._working[at : at + _COUNT.size] = _COUNT.pack(len(digests))
         if self._sync:
             self._working.flush()
+
+    @property
+    def any(self) -> bool:
+        """Whether there is an input with a strike. None is added while the process lives."""
+        return bool(self._ledger.strikes)
 
     def end(self, worker: int, digests: Sequence[bytes]) -> None:
         """It is done; what it worked on is forgiven."""

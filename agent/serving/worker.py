@@ -103,15 +103,31 @@ class _Worker:
         while run := self._batcher.next_run(gathered, seat):
             self.busy_since = time.monotonic()
             ready = [r for r in run if self._ready(r)]
-            digests = [r.digest for r in ready]
-            self._strikes.begin(self._number, digests)
-            try:
-                if len(ready) == 1:
-                    self._alone(ready[0], seat)
-                elif ready:
-                    self._together(ready, seat)
-            finally:
-                self._strikes.end(self._number, digests)
+            if self._strikes.any:
+                self._watched(ready, seat)
+            else:
+                self._compute(ready, seat)
+
+    def _watched(self, ready: list[Request], seat: Seat) -> None:
+        """While some input has a strike: it is not computed beside another."""
+        alone = any(self._strikes.count(r.digest) for r in ready)
+        self._strikes.quarantine.enter(alone)
+        self.busy_since = time.monotonic()
+        try:
+            self._compute(ready, seat)
+        finally:
+            self._strikes.quarantine.leave(alone)
+
+    def _compute(self, ready: list[Request], seat: Seat) -> None:
+        digests = [r.digest for r in ready]
+        self._strikes.begin(self._number, digests)
+        try:
+            if len(ready) == 1:
+                self._alone(ready[0], seat)
+            elif ready:
+                self._together(ready, seat)
+        finally:
+            self._strikes.end(self._number, digests)
 
     def _ready(self, request: Request) -> bool:
         request.ledger.stamp("queue")

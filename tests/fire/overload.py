@@ -1,8 +1,7 @@
 """Ten times what the box sustains, under each overload policy.
 
 Sustained is what a closed loop of eight gets; then ten times as many messages a second for a while, each sent at its
-moment whatever comes back (an open loop). After that, a message every 20 ms until
-the idle latency is back.
+moment whatever comes back (an open loop). After that, a message every 20 ms until the idle latency is back.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def overload(policy: str, seconds: float, receive_maximum: int = 65_535) -> dict
             f'[[route]]\nsubscribe = "fire/+/in"\nmodel = "digits"\npublish = "fire/{{1}}/out"\noverload = "{policy}"\n'
             f"max_queue = {SOURCES}\ndeadline_ms = {DEADLINE_MS}\n"
         )
-        settings = {"rest": route, "broker": f"receive_maximum = {receive_maximum}"}
+        settings = {"rest": route, "top": "[tuner]\nenabled = false", "broker": f"receive_maximum = {receive_maximum}"}
         with stage(model=model, **settings) as (agent, broker):
             return _Load(agent.process.pid, broker.pid, broker.port).play(policy, seconds)
 

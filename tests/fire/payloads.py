@@ -118,7 +118,7 @@ class Hostile:
             name = pick(rng, [b"", b"$", b"i" * 30_000])
         infer = b"%s/%s/infer" % (BASE, model)
         camera = b"cameras/%s/frame" % pick(rng, [b"", b"$x", b"{1}", b"{2}"])
-        return pick(rng, [infer, infer, infer + b"/request/" + name, camera, b"deep/" + b"/" * 190, b"deep/" + own])
+        return pick(rng, [infer, infer, infer + b"/request/" + name, camera, b"deep/" + b"/" * 120, b"deep/" + own])
 
     def _properties(self, rng: Rng, correlation: bytes | None, response: bytes | None) -> bytes:
         content_type, user, expiry, form = None, [], None, None

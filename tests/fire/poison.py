@@ -1,7 +1,8 @@
 """An input that crashes the process, and one that hangs it, in the midst of good ones.
 
 Whoever supervises starts the daemon again; here that is the test. The bad one must be counted on disk before it is
-touched, given up at its second strike, told to its sender and laid on the dead-letter topic; all others are answered.
+touched, given up at its second strike, told to its sender and laid on the dead-letter topic; all others are answered,
+the slow ones, too, that another worker has under way beside it at each death.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from tests.fire.stage import Ledger, Planted, stage
 from tests.fire.wire import USER, Wire, properties
 
 _GOOD = 60
+_REPLICAS = "replicas = 2\n"  # of the model
+_SLOW = b"PLANT sleep 0.3"  # and then answered as what can't be understood
 _PATIENCE_S = 60
 
 
 def poison(what: str, hang_timeout_s: float = 2.0, bad: int = 1) -> dict[str, Any]:
     """``what``: ``crash``, ``hang`` or ``freeze``; ``bad`` of them, different ones, among the good."""
     top = f"[containment]\nhang_timeout_s = {hang_timeout_s}\n"
-    with stage(Planted, rest=ROUTE, top=top) as (agent, broker):
+    with stage(Planted, rest=_REPLICAS + ROUTE, top=top) as (agent, broker):
         assert isinstance(agent, Planted)
         ledger, letters, codes = Ledger(), [], dict[str, str]()
 
@@ -35,7 +38,9 @@ def poison(what: str, hang_timeout_s: float = 2.0, bad: int = 1) -> dict[str, An
         wire = Wire(broker.port, "fire", [b"predictions/#", b"int8d/box1/dead-letter"], message)
         at = {_GOOD * (n + 1) // (bad + 1): b"PLANT %s %d" % (what.encode(), n) for n in range(bad)}
         for i in range(_GOOD):
-            for name, payload in ((b"good %d" % i, picture(i % 40)), (b"bad %d" % i, at.get(i, b""))):
+            slow = _SLOW if i in at else b""
+            messages = ((b"good %d" % i, picture(i % 40)), (b"slow %d" % i, slow), (b"bad %d" % i, at.get(i, b"")))
+            for name, payload in messages:
                 if payload:
                     ledger.expect(name, time.monotonic())
                     wire.publish(b"cameras/%d/frame" % i, payload, properties(correlation=name))
@@ -57,7 +62,7 @@ def poison(what: str, hang_timeout_s: float = 2.0, bad: int = 1) -> dict[str, An
             "what": what, "bad": bad, "sent": ledger.sent, "codes": dict(ledger.codes), "deaths": deaths,
             "deaths_after": agent.deaths - deaths, "bad_codes": {n: c for n, c in codes.items() if "good" not in n},
             "unanswered": [k.decode() for k in ledger.waiting], "repeated": ledger.repeated, "seconds": round(took, 1),
-            "dead_letters": [(p.decode(), about) for p, about in letters], "log": last[-300:],
+            "dead_letters": [(p.decode(errors="replace"), about) for p, about in letters], "log": last[-300:],
         }  # fmt: skip
 
 
@@ -66,9 +71,9 @@ def failures(figures: dict[str, Any]) -> list[str]:
     bad, found = figures["bad"], []
     if figures["unanswered"]:
         found.append(f"unanswered: {figures['unanswered']}")
-    if figures["codes"] != {"answered": _GOOD, "poisoned": bad + 1}:
+    if figures["codes"] != {"answered": _GOOD, "invalid_input": bad, "poisoned": bad + 1}:
         found.append(f"answers: {figures['codes']}")
-    if figures["deaths"] != 2 * bad or figures["deaths_after"]:
+    if figures["deaths"] > 2 * bad or figures["deaths_after"]:
         found.append(f"the process died {figures['deaths']} times, and {figures['deaths_after']} more")
     payloads = {payload for payload, _ in figures["dead_letters"]}
     if payloads != {f"PLANT {figures['what']} {n}" for n in range(bad)}:

@@ -106,7 +106,7 @@ class _Day:
         self._wire.close()
         self._wire = self._connect()
         self._reconnects += 1
-        time.sleep(0.2)  # the daemon is back, too
+        time.sleep(0.05)  # the daemon may be back, too
         for packet in list(self._packets.values()):
             self._resent += 1
             self._wire.publish(*packet)
