@@ -13,12 +13,20 @@ A broker that dies can lose what it had acknowledged, so only a sender that retr
 Retries carry the same correlation, and the agent answers a repetition from its cache. A message is sent again after
 ``retry`` seconds, then after twice as long and so on, with jitter; and at once after a new connection if the broker had
 taken it, because the broker behind it may have forgotten everything. What it had not taken, the session repeats.
+
+With a spool, a file of this box, messages survive the sender, too: each is on disk when ``submit`` returns, and leaves
+it when it is answered. After a restart, ``resume`` sends what is left under the same correlations:
+
+    with Client(Broker(host="127.0.0.1"), device="box1", spool="unanswered.db") as client:
+        for future in client.resume():
+            print(future.result().id)
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import re
 import threading
@@ -33,6 +41,7 @@ import msgspec
 from agent.errors import InputError, Int8dError
 from agent.mqtt.messages import SEALED, Incoming, Outgoing, Settings
 from agent.mqtt.session import Session
+from agent.spool import Spool, SpoolFull
 
 if TYPE_CHECKING:
     from agent.wire.sealed import Sender
@@ -82,7 +91,7 @@ class _Call:
     """A message without an answer. due: when to send it next, of ``time.monotonic``."""
 
     __slots__ = ("attempts", "content_type", "deadline", "delay", "due", "future", "model", "name", "payload",
-                 "refusal", "retry", "sealed", "sent_ns", "taken", "unwanted")  # fmt: skip
+                 "refusal", "retry", "sealed", "sent_ns", "spooled", "taken", "unwanted")  # fmt: skip
 
     def __init__(
         self, name: str, model: str, payload: bytes, content_type: str | None, timeout: float | None, retry: float
@@ -94,6 +103,7 @@ class _Call:
         self.due = _NEVER
         self.attempts = self.sent_ns = 0
         self.taken = False  # the broker has confirmed the last copy
+        self.spooled: int | None = None  # its number in the spool
         self.unwanted: str | None = None  # why the broker does not take it
         self.refusal: Refused | None = None  # the last, where that is no reason to give up
         self.sealed = ("", b"")  # topic and encrypted payload, the same for each copy
@@ -111,9 +121,12 @@ class _Refusal(msgspec.Struct):
 class Client:
     """One connection of a sender. Safe to use from several threads.
 
+    client_id: default, a new one; with a spool, one that is derived from its path, so that it stays the same.
     max_in_flight: how many messages may be without an answer. retry_max: seconds between two sendings of a message, at
     most. retry_refused: whether a message that is refused as ``overloaded`` is sent again after a back-off, until its
-    time is up; no other refusal is. sealing: encrypts requests, and takes no reply but its receiver's.
+    time is up; no other refusal is. sealing: encrypts requests, and takes no reply but its receiver's. spool,
+    spool_bytes: the file that keeps unanswered messages, as they are, and how many bytes of them. Raises ``Int8dError``
+    where the spool can't be opened, for example because another process has it.
     """
 
     def __init__(
@@ -127,9 +140,12 @@ class Client:
         retry_max: float = 30.0,
         retry_refused: bool = False,
         sealing: Sender | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        spool_bytes: int = 1 << 30,
     ) -> None:
         self._base = f"{prefix}/{device}"
-        self._id = client_id or f"int8d-send-{uuid.uuid4().hex[:12]}"
+        self._spool = None if spool is None else Spool(spool, spool_bytes)
+        self._id = client_id or f"int8d-send-{uuid.uuid4().hex[:12] if self._spool is None else self._spool.owner}"
         self._most, self._retry_max, self._retry_refused = max_in_flight, retry_max, retry_refused
         self._sealing = sealing
         self._calls: dict[str, _Call] = {}
@@ -166,6 +182,8 @@ class Client:
         self._session.stop()
         for call in list(self._calls.values()):
             self._resolve(call, Closed("the client was stopped before the answer came"))
+        if self._spool is not None:
+            self._spool.close()
 
     def wait_connected(self, timeout: float) -> None:
         """Raises ``NoAnswer`` where no connection comes about in ``timeout`` seconds."""
@@ -225,19 +243,42 @@ class Client:
             WindowFull: no place came free within ``timeout`` seconds, or at once where ``block`` is false or the
                 caller is a future's callback.
             Closed: the client was stopped.
+            SpoolFull: there is a spool, and it can't take the message.
             InputError: the request_id can't be used, or is under way.
         """
         name = uuid.uuid4().hex if request_id is None else request_id
         if not _ID.fullmatch(name):
             raise InputError(f"request_id '{name}': use 1-128 characters, without / + #")
         call = _Call(name, model, payload, content_type, timeout, retry)
-        self._enter(call, block and threading.get_ident() != self._network_thread)
-        call.future.add_done_callback(lambda future: self._given_up(name, future))  # no circle through the call
+        self._enter(call, block)
+        if self._spool is not None:
+            try:
+                call.spooled = self._spool.store(name, model, payload, content_type)
+            except SpoolFull:
+                self._leave(call)
+                raise
         self._begin(call)
         return call.future
 
+    def resume(self, timeout: float | None = None, retry: float = 2.0) -> list[Future[Reply]]:
+        """Sends what the spool still holds: what was not answered before the process died, the client was stopped or
+        the time was up. In order; waits for places in the window as ``submit`` does. Arguments and errors as there.
+        """
+        futures: list[Future[Reply]] = []
+        if self._spool is None:
+            return futures
+        for message in self._spool.messages():
+            if message.name not in self._calls:
+                call = _Call(message.name, message.model, message.payload, message.content_type, timeout, retry)
+                call.spooled = message.number
+                self._enter(call, True)
+                self._begin(call)
+                futures.append(call.future)
+        return futures
+
     def _enter(self, call: _Call, block: bool) -> None:
         """Gives the call a place in the window."""
+        block = block and threading.get_ident() != self._network_thread  # where no place could ever come free
         with self._changed:
             while len(self._calls) >= self._most and not self._closed:
                 left = call.deadline - time.monotonic()
@@ -252,6 +293,8 @@ class Client:
 
     def _begin(self, call: _Call) -> None:
         """Sends a new call for the first time, here or, without a connection, by the timer once there is one."""
+        name = call.name
+        call.future.add_done_callback(lambda future: self._given_up(name, future))  # no circle through the call
         with self._changed:
             connected = self._session.connected
             if connected:
@@ -396,7 +439,11 @@ class Client:
             return True
 
     def _resolve(self, call: _Call, answer: Reply | Int8dError) -> None:
-        if not self._leave(call) or not call.future.set_running_or_notify_cancel():
+        if not self._leave(call):
+            return
+        if isinstance(answer, Reply | Refused):
+            self._forget(call)
+        if not call.future.set_running_or_notify_cancel():
             return
         try:
             if isinstance(answer, Reply):
@@ -408,8 +455,12 @@ class Client:
 
     def _given_up(self, name: str, future: Future[Reply]) -> None:
         call = self._calls.get(name)
-        if future.cancelled() and call is not None and call.future is future:
-            self._leave(call)
+        if future.cancelled() and call is not None and call.future is future and self._leave(call):
+            self._forget(call)
+
+    def _forget(self, call: _Call) -> None:
+        if self._spool is not None and call.spooled is not None:
+            self._spool.remove(call.spooled)
 
 
 def _error(payload: bytes) -> _Error | None:

@@ -24,7 +24,6 @@ class Responder(Peer):
         self.answer = answer
         self.copies: dict[str, list[paho.MQTTMessage]] = {}
         self.lock = threading.Lock()
-        self.unanswered = self.most_unanswered = 0
         models = "int8d/box1/v2/models/+/infer"
         super().__init__(port, [models, f"{models}/request/#"])
         self.client.on_message = lambda client, userdata, message: self._take(message)

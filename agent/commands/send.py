@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry", type=float, default=2.0, help="seconds after which to send again (default: 2)")
     parser.add_argument("--window", type=int, default=1, metavar="N", help="messages under way at a time (default: 1)")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="send all files N times (default: 1)")
+    parser.add_argument("--spool", metavar="FILE",
+                        help="keep unanswered messages here; what an earlier run left is sent first")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print a reply a line")
     parser.add_argument("--client-id", default="", metavar="NAME",
                         help="default: a new one; with int8d acl, this user's name at the broker")  # fmt: skip
@@ -50,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
         max_in_flight=args.window,
         retry_refused=True,
         sealing=sealing,
+        spool=args.spool,
     ) as client:
+        for future in client.resume(args.timeout, args.retry):
+            report.tell("(left by an earlier run)", future)
         for path in itertools.chain.from_iterable(itertools.repeat(args.files, args.repeat)):
             while waiting and (len(waiting) >= args.window or waiting[0][1].done()):
                 report.tell(*waiting.popleft())
