@@ -226,14 +226,17 @@ def test_a_stop_is_a_death_too(agent, peer) -> None:
 
 
 def test_a_lost_broker_is_a_new_session_with_a_new_number(agent, peer, broker, stack) -> None:
-    agent(rest=ENABLED)
+    running = agent(rest=ENABLED)
     broker.kill()
     time.sleep(0.3)
     broker.start()
     client = Peer(broker.port, [ALL])
     stack.callback(client.close)
     client.send("spBv1.0/plant/NCMD/box1", _command(), 0)  # it may have been born before we listened
-    assert _value(_next(client, "NBIRTH").metrics[0]) >= 1
+    number = _value(_next(client, "NBIRTH").metrics[0])
+    assert number >= 1
+    running.kill()
+    assert _value(_next(client, "NDEATH").metrics[0]) == number  # the will is this connection's
 
 
 class _Recorder:
@@ -272,6 +275,8 @@ def test_numbers_wrap_after_255(tmp_path: Path) -> None:
     assert [m.seq for _, m in recorder.sent] == [i % 256 for i in range(300)]
     for _ in range(300):
         will = node._death()
+    _update(node, n=-1)
+    assert len(recorder.sent) == 300  # no data of this connection before its birth
     assert (will.qos, will.retain, will.topic) == (1, False, "spBv1.0/plant/NDEATH/box1")
     assert _value(_read(will.payload).metrics[0]) == 300 % 256
     assert (tmp_path / "sparkplug-bdseq").read_text() == f"{300 % 256}\n"
