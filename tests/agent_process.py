@@ -29,7 +29,8 @@ class Agent:
     module = "agent.cli"
 
     def __init__(self, folder: Path, port: int, rest: str = ROUTE, broker: str = "", top: str = "", wait: bool = True,
-                 model: Path = DIGITS, environment: dict[str, str] | None = None, stats_s: float = 0.2) -> None:  # fmt: skip
+                 model: Path = DIGITS, environment: dict[str, str] | None = None,
+                 stats_s: float = 0.2) -> None:  # fmt: skip
         self.config = folder / "int8d.toml"
         self.config.write_text(
             f'device = "box1"\nstats_interval_s = {stats_s}\nstate_folder = "{folder}/state"\n{top}\n'

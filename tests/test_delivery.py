@@ -47,7 +47,8 @@ class House:
         request.answer(oip.error(code, message), "application/json", request)
 
     def arrive(self, payload: bytes, correlation: bytes | None = None, mid: int | None = None, qos: int = 1,
-               duplicate: bool = False, topic: str = "in/1", response_topic: str | None = None) -> Incoming:  # fmt: skip
+               duplicate: bool = False, topic: str = "in/1",
+               response_topic: str | None = None) -> Incoming:  # fmt: skip
         self._mid += 1
         message = Incoming(topic, payload, qos, mid or self._mid, duplicate, 1, response_topic, correlation)
         self.delivery.receive(message)
