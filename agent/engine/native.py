@@ -34,7 +34,7 @@ _NUMPY: dict[str, np.dtype[np.generic]] = {
 # To give the interpreter lock away and get it back costs two switches of threads where others want it: more than a run
 # of less than this.
 _SHORT_S = 30e-6
-_SHORT_MACS = 20_000_000  # more than any kernel does in that time
+_SHORT_MACS, _SHORT_BYTES, _SHORT_STEPS = 20_000_000, 2 << 20, 1000  # what takes longer, whatever the kernels
 
 
 def available() -> bool:
@@ -126,8 +126,10 @@ class NativeSegment:
         """Whether a run is so short that the interpreter lock is better kept. Several threads may have to wait for a
         core, and then take as long as they like.
         """
-        macs = sum(cast(int, step["macs"]) for step in self.program.steps())
-        if self.program.threads > 1 or macs > _SHORT_MACS:
+        steps = self.program.steps()
+        macs = sum(cast(int, step["macs"]) for step in steps)
+        large = macs > _SHORT_MACS or self.arena_bytes > _SHORT_BYTES or len(steps) > _SHORT_STEPS
+        if self.program.threads > 1 or large:
             return False
         outputs = [np.empty(shape, dtype) for shape, dtype in self._made]
         for _ in range(4):  # the first is cold; another thread may have been given the core in any
