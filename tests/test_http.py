@@ -250,10 +250,10 @@ def test_deadline_overload_and_liveness_while_a_request_hangs(served: MakeServed
         return thread
 
     hanging = ask("hanging", INFER, b"PLANT sleep 4")
-    while box.metrics()["int8d_received_total"] < 1 or box.metrics()["int8d_inference_pending_request_count"]:
+    while box.metrics()["int8d_received_total"] < 1 or box.metrics()["int8d_inference_pending_requests"]:
         time.sleep(0.01)
     waiting = ask("waiting", f"{INFER}?timeout=1500000", picture(1))  # microseconds
-    while box.metrics()["int8d_inference_pending_request_count"] < 1:
+    while box.metrics()["int8d_inference_pending_requests"] < 1:
         time.sleep(0.01)
     status, fields, reply = box.ask("POST", INFER, picture(2))
     assert (status, reply["code"], fields["retry-after"]) == (429, "overloaded", "1")
@@ -454,7 +454,7 @@ def test_a_client_that_leaves_costs_nobody_anything(one: Served) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # ends with RST
             sock.sendall(_post(picture(0)))
     until = time.monotonic() + 20
-    while one.metrics()["int8d_inference_pending_request_count"] and time.monotonic() < until:
+    while one.metrics()["int8d_inference_pending_requests"] and time.monotonic() < until:
         time.sleep(0.01)
     assert one.ask("POST", INFER, picture(1))[2]["classes"][0]["label"] == truth()[1]
 

@@ -211,7 +211,7 @@ def test_buckets_count_exactly_the_requests_at_or_below_their_bounds() -> None:
     assert (success.labels, success.value) == ({"model": "digits", "version": "1"}, len(durations))
     [failure] = found["int8d_inference_request_failure"].samples
     assert (failure.labels, failure.value) == ({"reason": "expired"}, 1)
-    assert found["int8d_inference_pending_request_count"].samples[0].value == 2
+    assert found["int8d_inference_pending_requests"].samples[0].value == 2
     assert found["int8d_broker_connected"].samples[0].value == 1
     assert found["process_resident_memory_bytes"].samples[0].value > 1e6
 

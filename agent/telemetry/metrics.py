@@ -65,7 +65,7 @@ def families(stats: Stats, queued: int, connected: bool, drift: Mapping[str, Map
     for counter, help in COUNTERS.items():
         if counter not in _TOLD_ELSEWHERE:
             yield Family(f"int8d_{counter}_total", "counter", help, [Sample({}, s.counters[counter])])
-    yield _gauge("int8d_inference_pending_request_count", "Requests that wait for a worker.", Sample({}, queued))
+    yield _gauge("int8d_inference_pending_requests", "Requests that wait for a worker.", Sample({}, queued))
     yield _gauge("int8d_broker_connected", "Whether the broker is connected and subscribed to.",
                  Sample({}, int(connected)))  # fmt: skip
     yield _histogram("int8d_inference_request_duration_seconds", "From receipt to delivery.", labels,
