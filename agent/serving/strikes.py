@@ -129,7 +129,7 @@ class Strikes:
             self._ledger = ledger if ledger.release == release else _Ledger(release, ledger.counted)
         except FileNotFoundError:
             pass
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             log.error("%s is damaged; counting begins anew", path)
 
     def _begin_run(self, workers: int) -> None:
