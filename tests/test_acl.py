@@ -168,7 +168,8 @@ def test_what_each_may_read(join) -> None:
     assert users["camera1"].may_publish("cameras/1/frame", picture(0))
     assert users["box2"].may_publish("int8d/box2/available", b"online")
     assert users["box2"].may_publish(REPLY.format("box2", "client1"))
-    got = {user: peer.topics() for user, peer in users.items()}
+    time.sleep(1.0)
+    got = {user: peer.topics(0.1) for user, peer in users.items()}
     assert got == {
         "client1": {
             REPLY.format("box1", "client1"), REPLY.format("box2", "client1"),
