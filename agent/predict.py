@@ -172,15 +172,18 @@ def best_few(scores: list[float], softmax: bool, k: int) -> list[tuple[int, floa
     return [(i, scores[i]) for i in order]
 
 
+class _Id(msgspec.Struct):
+    id: str | None = None
+
+
+_id_decoder = msgspec.json.Decoder(_Id)
+
+
 def request_id_of(payload: bytes) -> str | None:
     """The ``id`` of a request that could not be served, for its error reply; None where there is none to be read."""
-
-    class _Id(msgspec.Struct):
-        id: str | None = None
-
     if payload[:1] != b"{":
         return None
     try:
-        return msgspec.json.decode(payload, type=_Id).id
+        return _id_decoder.decode(payload).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
