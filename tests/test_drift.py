@@ -276,6 +276,32 @@ def test_the_workbench_records_what_the_model_sees_and_says(tmp_path: Path) -> N
     assert main(["record", str(file), str(tmp_path)]) == 2  # no pictures there
 
 
+def test_an_import_records_what_it_was_calibrated_on(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("torchao")
+    from models.cli import main
+    from models.zoo.digits import DigitsNet
+
+    program = torch.export.export(DigitsNet().eval(), (torch.zeros(1, 1, 8, 8),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    file = tmp_path / "net.int8.safetensors"
+    assert main(["import", str(tmp_path / "net.pt2"), "-o", str(file), "--calibrate", str(PICTURES)]) == 0
+    recorded = read(file).statistics
+    assert recorded is not None
+    assert recorded.samples == sum(recorded.classes) == 40
+    drift = Drift(EACH)
+    predictor = Predictor(load(read(file)))
+    predictor.observe = drift.watch("net", read(file))
+    for i in range(40):
+        predictor.predict(picture(i))
+    found = drift.snapshot()["net"]
+    assert found["psi"] == {
+        "classes": 0,
+        "confidence": 0,
+        "inputs": {"x": 0},
+    }  # the same pictures
+
+
 # The verdict
 
 
