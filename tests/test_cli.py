@@ -96,6 +96,24 @@ def test_send_is_answered_and_watch_shows_it(agent, broker, protocol: str) -> No
     assert table[2].split()[6:8] == ["3", "0"]
 
 
+def test_send_pipelines_repeats_and_keeps_what_is_unanswered_for_the_next_run(agent, broker, tmp_path) -> None:
+    files = [PICTURES / f"{i:02d}.png" for i in range(3)]
+    options = ["--model", "digits", "--device", "box1", "--port", broker.port, "--spool", tmp_path / "spool.db"]
+    pipelined = ["--window", 4, "--repeat", 2]
+    done = int8d("send", *files, tmp_path / "missing.png", *options, *pipelined, "--timeout", 1)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert [line.count("does it run") for line in done.stderr.splitlines() if "missing" not in line] == [1] * 6
+    agent()
+    done = int8d("send", *options)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(": ")[1].split()[0] for line in done.stdout.splitlines()] == truth()[:3] * 2
+    done = int8d("send", *files, *options, *pipelined)
+    assert done.returncode == 0, done.stderr
+    assert [Path(line.split(": ")[0]) for line in done.stdout.splitlines()] == files * 2
+    assert int8d("send", *options[:-2]).returncode == 2  # nothing to send
+
+
 def test_send_to_nobody_ends_with_what_to_check(broker) -> None:
     options = ["--model", "digits", "--device", "nobody", "--port", broker.port, "--timeout", 0.5]
     done = int8d("send", PICTURES / "00.png", *options)

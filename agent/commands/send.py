@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", help="pictures, .npy files, raw tensors (.bin) or requests (.json)")
+    parser.add_argument("files", nargs="*", help="pictures, .npy files, raw tensors (.bin) or requests (.json)")
     parser.add_argument("--model", required=True, help="the model's name at the agent")
     parser.add_argument("--device", required=True, help="the agent's device name")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds to wait for each reply (default: 30)")
@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.window < 1 or args.repeat < 1:
         raise Int8dError("--window and --repeat must be 1 or more")
+    if not args.files and not args.spool:
+        raise Int8dError("name files to send, or a --spool whose messages are to be sent")
     sealing = _sealing(args.to, args.identity)
     report = _Report(args.json)
     waiting: deque[tuple[str, Future[Reply]]] = deque()
