@@ -1,6 +1,6 @@
 """A Debian 12 with systemd and mosquitto, as a folder to boot containers from. Built once, and never written to after.
 
-It lies in ``.cache/`` of the repository, or in ``INT8D_ROOTFS``; building takes 40 s and the network.
+It lies in ``.cache/`` of the repository; building takes 40 s and the network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def rootfs() -> Path:
     for program in ("systemd-nspawn", "debootstrap"):
         if shutil.which(program) is None:
             raise Unavailable(f"no {program} here: apt-get install systemd-container debootstrap")
-    folder = Path(os.environ.get("INT8D_ROOTFS") or _CACHE / f"rootfs-{_SUITE}")
+    folder = _CACHE / f"rootfs-{_SUITE}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +41,7 @@ def rootfs() -> Path:
 
 def _build(folder: Path) -> None:
     for left in folder.parent.glob(f"{folder.name}.new*"):
+        subprocess.run(["umount", "--quiet", left / "proc"], stderr=subprocess.DEVNULL)  # of an interrupted debootstrap
         shutil.rmtree(left, ignore_errors=True)
     new = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new", dir=folder.parent))
     command = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(new)]

@@ -45,7 +45,7 @@ def first_start(broker: Mosquitto) -> Facts:
     load.close()
     broker.kill()
     wait(lambda: show()["StatusText"].startswith("no connection"))
-    facts |= {"left": show(), "reload": run("systemctl", "reload", UNIT), "journal": journal(since)}
+    facts |= {"left": show(), "journal": journal(since)}
     run("systemctl", "stop", UNIT)
     facts["stopped"] = show()
     broker.start()
