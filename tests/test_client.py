@@ -349,7 +349,7 @@ def test_a_killed_sender_sends_the_rest_after_its_restart(broker, responder, cli
     assert len(names) >= 150
 
 
-def test_memory_does_not_grow_over_20000_calls(client, broker, stack) -> None:
+def test_memory_does_not_grow_over_thousands_of_calls(client, broker, stack) -> None:
     def answer(message: Incoming) -> None:
         reply = Outgoing(message.response_topic, b"{}", correlation=message.correlation)
         agent.publish(reply, lambda reason: agent.done(message))
@@ -363,7 +363,7 @@ def test_memory_does_not_grow_over_20000_calls(client, broker, stack) -> None:
     def send(count: int) -> tuple[int, int]:
         waiting: deque[Future[Reply]] = deque()
         for _ in range(count):
-            waiting.append(sender.submit("m", bytes(2000), timeout=None))
+            waiting.append(sender.submit("m", bytes(4000), timeout=None))
             if len(waiting) > 50:
                 assert waiting.popleft().result(30).payload == b"{}"
         for future in waiting:
@@ -371,7 +371,7 @@ def test_memory_does_not_grow_over_20000_calls(client, broker, stack) -> None:
         waiting.clear()
         return resident_bytes(), len(gc.get_objects())
 
-    memory, objects = send(5000)
-    memory_after, objects_after = send(15_000)
+    memory, objects = send(2000)
+    memory_after, objects_after = send(6000)
     assert objects_after - objects < 1000
-    assert memory_after - memory < 8 << 20  # 15,000 payloads are 30 MB
+    assert memory_after - memory < 8 << 20  # 6,000 payloads are 24 MB
