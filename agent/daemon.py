@@ -25,6 +25,8 @@ from agent.errors import BackendError, ConfigError, Int8dError, ModelError
 from agent.files import state_folder
 from agent.http.server import Server
 from agent.http.v2 import Api
+from agent.integrations.home_assistant import HomeAssistant
+from agent.integrations.sparkplug import EdgeNode
 from agent.journal import Journal
 from agent.logs import Sparing, to_stdout
 from agent.mqtt.delivery import Delivery
@@ -42,9 +44,7 @@ from agent.serving.request import Request
 from agent.serving.strikes import Strikes
 from agent.serving.worker import Workers
 from agent.telemetry.drift import Drift
-from agent.telemetry.home_assistant import HomeAssistant
 from agent.telemetry.sensors import Sensors
-from agent.telemetry.sparkplug import EdgeNode
 from agent.telemetry.stats import Stats
 from agent.topics import published_by, routes_of, subscriptions_of
 from agent.wire import oip

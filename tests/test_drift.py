@@ -295,11 +295,7 @@ def test_an_import_records_what_it_was_calibrated_on(tmp_path: Path) -> None:
     for i in range(40):
         predictor.predict(picture(i))
     found = drift.snapshot()["net"]
-    assert found["psi"] == {
-        "classes": 0,
-        "confidence": 0,
-        "inputs": {"x": 0},
-    }  # the same pictures
+    assert found["psi"] == {"classes": 0, "confidence": 0, "inputs": {"x": 0}}  # the same pictures
 
 
 # The verdict

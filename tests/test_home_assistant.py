@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from agent.config import load
+from agent.integrations.home_assistant import HomeAssistant, slug
 from agent.modelfile import read
 from agent.mqtt.messages import Outgoing
-from agent.telemetry.home_assistant import HomeAssistant, slug
 from tests.agent_process import DIGITS, ROUTE, picture, truth
 
 ENABLED = "[home_assistant]\nenabled = true\n"

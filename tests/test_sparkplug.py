@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agent.cli import main
-from agent.telemetry.sparkplug import EdgeNode, flatten
-from agent.telemetry.sparkplug_b import Metric, datatype, encode, wants
+from agent.integrations.sparkplug import EdgeNode, flatten
+from agent.integrations.sparkplug_b import Metric, datatype, encode, wants
 from tests.agent_process import DIGITS, ROUTE, Agent, Peer, picture
 from tests.pki import locked_broker, tls_toml
 

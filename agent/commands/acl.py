@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _integrations(config: Config) -> list[str]:
     """What Home Assistant and Sparkplug take."""
-    from agent.telemetry import home_assistant, sparkplug
+    from agent.integrations import home_assistant, sparkplug
 
     lines = []
     if config.home_assistant.enabled:

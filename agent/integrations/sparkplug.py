@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
+from agent.integrations.sparkplug_b import BOOLEAN, DOUBLE, INT64, Metric, Value, datatype, encode, wants
 from agent.mqtt.messages import Incoming, Outgoing, Settings
 from agent.mqtt.session import Session
-from agent.telemetry.sparkplug_b import BOOLEAN, DOUBLE, INT64, Metric, Value, datatype, encode, wants
 
 log = logging.getLogger(__name__)
 REBIRTH = "Node Control/Rebirth"

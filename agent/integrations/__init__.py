@@ -1,0 +1,1 @@
+"""Other systems' own languages, spoken on request: Home Assistant, Sparkplug B."""
