@@ -13,7 +13,7 @@ import pytest
 from agent.journal import Journal
 from agent.mqtt.messages import Outgoing
 from agent.mqtt.outbox import WINDOW, Outbox
-from agent.mqtt.session import NO_CONNECTION, NO_READER
+from agent.mqtt.outflow import NO_CONNECTION, NO_READER
 
 
 class FakeSession:

@@ -170,7 +170,7 @@ def test_a_handler_that_raises_costs_neither_the_connection_nor_the_acknowledgem
     def handler(message: Incoming) -> None:
         raise RuntimeError("a bug")
 
-    me._on_message = handler
+    me._in._on_message = handler
     scripted.accept()
     _deliver(scripted, 9)
     assert scripted.receive() == (0x40, b"\0\x09")

@@ -22,7 +22,7 @@ import msgspec
 
 from agent.journal import Journal, Record
 from agent.mqtt.messages import Confirmed, Outgoing
-from agent.mqtt.session import NO_CONNECTION, NO_READER
+from agent.mqtt.outflow import NO_CONNECTION, NO_READER
 
 log = logging.getLogger(__name__)
 WINDOW = 64  # replies under way, without the broker's confirmation
