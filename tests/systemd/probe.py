@@ -22,6 +22,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWNS = 0x10000000, 0x40000000, 0x00020000
 
 
+LINES = 10_000  # to the log
+
+
 def writable() -> list[str]:
     """Folders that take a new file; a folder below one that does is left out, and so are /proc and /sys/fs/cgroup."""
     found = []
@@ -118,6 +121,8 @@ def main() -> None:
         "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
     }
     Path("probe.json").write_text(json.dumps(facts))
+    for i in range(LINES):
+        print("line", i)
 
 
 if __name__ == "__main__":
