@@ -8,6 +8,7 @@ and Sparkplug have their own where they are switched on.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -143,6 +144,8 @@ class Daemon:
         if self._edge_node is not None:
             self._edge_node.update(self._document())
             self._edge_node.start()
+        gc.collect()
+        gc.freeze()  # what was loaded stays: looking through it again and again would cost a request 10 ms now and then
         self._notifier.send("READY=1")
         self._tell_status()
         log.info("serving %s", ", ".join(self._predictors))

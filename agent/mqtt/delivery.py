@@ -218,6 +218,7 @@ class Delivery:
         elif request is not None and request.refusal is None:
             request.ledger.stamp("publish")
             self._stats.answered(request.model, request.ledger)
+        exchange.request = None  # they hold each other, and would wait for the garbage collector
         for message in exchange.messages:
             self.session.done(message)
 
