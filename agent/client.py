@@ -34,10 +34,9 @@ import time
 import uuid
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import msgspec
-
+from agent.calls import NEVER, Call, Closed, NoAnswer, Refused, Reply, WindowFull, error_of
 from agent.errors import InputError, Int8dError
 from agent.mqtt.messages import SEALED, Incoming, Outgoing, Settings
 from agent.mqtt.session import Session
@@ -46,76 +45,10 @@ from agent.spool import Spool, SpoolFull
 if TYPE_CHECKING:
     from agent.wire.sealed import Sender
 
+__all__ = ["Client", "Closed", "NoAnswer", "Refused", "Reply", "SpoolFull", "WindowFull"]
 log = logging.getLogger(__name__)
-_NEVER = math.inf
 _TICK_S = 0.01  # the timer looks at all calls at once, and no more often than this
 _ID = re.compile(r"[^/+#\x00]{1,128}")
-
-
-class NoAnswer(Int8dError):
-    """No reply came in time."""
-
-
-class WindowFull(Int8dError):
-    """``max_in_flight`` messages are unanswered, and the caller would not wait, or waited in vain."""
-
-
-class Closed(Int8dError):
-    """The client was stopped before the answer came."""
-
-
-class Refused(Int8dError):
-    """The agent answered with an error. code: see docs/protocol.md. reply: its payload."""
-
-    def __init__(self, code: str, message: str, reply: bytes) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code, self.message, self.reply = code, message, reply
-
-
-class Reply(NamedTuple):
-    """An answer. round_trip_ns: from the first sending to it. attempts: how often the message was sent."""
-
-    payload: bytes
-    round_trip_ns: int
-    id: str
-    attempts: int
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The payload, decoded."""
-        decoded: dict[str, Any] = msgspec.json.decode(self.payload)
-        return decoded
-
-
-class _Call:
-    """A message without an answer. due: when to send it next, of ``time.monotonic``."""
-
-    __slots__ = ("attempts", "content_type", "deadline", "delay", "due", "future", "model", "name", "payload",
-                 "refusal", "retry", "sealed", "sent_ns", "spooled", "taken", "unwanted")  # fmt: skip
-
-    def __init__(
-        self, name: str, model: str, payload: bytes, content_type: str | None, timeout: float | None, retry: float
-    ) -> None:
-        self.name, self.model, self.payload, self.content_type = name, model, payload, content_type
-        self.deadline = _NEVER if timeout is None else time.monotonic() + timeout
-        self.retry = self.delay = retry
-        self.future: Future[Reply] = Future()
-        self.due = _NEVER
-        self.attempts = self.sent_ns = 0
-        self.taken = False  # the broker has confirmed the last copy
-        self.spooled: int | None = None  # its number in the spool
-        self.unwanted: str | None = None  # why the broker does not take it
-        self.refusal: Refused | None = None  # the last, where that is no reason to give up
-        self.sealed = ("", b"")  # topic and encrypted payload, the same for each copy
-
-
-class _Error(msgspec.Struct):
-    code: str
-    message: str = ""
-
-
-class _Refusal(msgspec.Struct):
-    error: _Error | None = None
 
 
 class Client:
@@ -148,9 +81,9 @@ class Client:
         self._id = client_id or f"int8d-send-{uuid.uuid4().hex[:12] if self._spool is None else self._spool.owner}"
         self._most, self._retry_max, self._retry_refused = max_in_flight, retry_max, retry_refused
         self._sealing = sealing
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, Call] = {}
         self._changed = threading.Condition()  # guards the calls; notified where the timer or a caller may wait for it
-        self._wake_at = _NEVER
+        self._wake_at = NEVER
         self._closed = False
         self._network_thread = 0
         self._replies = f"{self._base}/clients/{self._id}/reply"
@@ -249,7 +182,7 @@ class Client:
         name = uuid.uuid4().hex if request_id is None else request_id
         if not _ID.fullmatch(name):
             raise InputError(f"request_id '{name}': use 1-128 characters, without / + #")
-        call = _Call(name, model, payload, content_type, timeout, retry)
+        call = Call(name, model, payload, content_type, timeout, retry)
         self._enter(call, block)
         if self._spool is not None:
             try:
@@ -269,14 +202,14 @@ class Client:
             return futures
         for message in self._spool.messages():
             if message.name not in self._calls:
-                call = _Call(message.name, message.model, message.payload, message.content_type, timeout, retry)
+                call = Call(message.name, message.model, message.payload, message.content_type, timeout, retry)
                 call.spooled = message.number
                 self._enter(call, True)
                 self._begin(call)
                 futures.append(call.future)
         return futures
 
-    def _enter(self, call: _Call, block: bool) -> None:
+    def _enter(self, call: Call, block: bool) -> None:
         """Gives the call a place in the window."""
         block = block and threading.get_ident() != self._network_thread  # where no place could ever come free
         with self._changed:
@@ -284,14 +217,14 @@ class Client:
                 left = call.deadline - time.monotonic()
                 if not block or left <= 0:
                     raise WindowFull(f"{self._most} messages are unanswered (max_in_flight); wait for some of them")
-                self._changed.wait(None if left == _NEVER else left)
+                self._changed.wait(None if left == NEVER else left)
             if self._closed:
                 raise Closed("the client is stopped")
             if call.name in self._calls:
                 raise InputError(f"request_id '{call.name}' is under way already")
             self._calls[call.name] = call
 
-    def _begin(self, call: _Call) -> None:
+    def _begin(self, call: Call) -> None:
         """Sends a new call for the first time, here or, without a connection, by the timer once there is one."""
         name = call.name
         call.future.add_done_callback(lambda future: self._given_up(name, future))  # no circle through the call
@@ -308,13 +241,13 @@ class Client:
 
     # Sending
 
-    def _send(self, call: _Call) -> None:
+    def _send(self, call: Call) -> None:
         """Publishes a copy. When the next is due was said before, so that nobody else does it at the same time."""
         call.taken = False
         call.attempts += 1
         call.sent_ns = call.sent_ns or time.monotonic_ns()
         topic = f"{self._base}/v2/models/{call.model}/infer"
-        expires = None if call.deadline == _NEVER else call.deadline
+        expires = None if call.deadline == NEVER else call.deadline
         if self._session.version == "5":
             stamps, expiry_s = [("source_timestamp_us", str(time.time_ns() // 1000))], None
             if expires is not None:
@@ -329,7 +262,7 @@ class Client:
             message = Outgoing(topic, self._sealed(call, topic, None)[0])
         self._session.publish(message, lambda reason: self._confirmed(call, reason), expires)
 
-    def _sealed(self, call: _Call, topic: str, correlation: bytes | None) -> tuple[bytes, str | None]:
+    def _sealed(self, call: Call, topic: str, correlation: bytes | None) -> tuple[bytes, str | None]:
         """What is published of a call, and its content type."""
         if self._sealing is None:
             return call.payload, call.content_type
@@ -337,10 +270,10 @@ class Client:
             call.sealed = topic, self._sealing.seal(call.payload, call.content_type, topic, correlation)
         return call.sealed[1], SEALED
 
-    def _confirmed(self, call: _Call, reason: str | None) -> None:
+    def _confirmed(self, call: Call, reason: str | None) -> None:
         call.taken, call.unwanted = True, reason
 
-    def _schedule(self, call: _Call) -> None:
+    def _schedule(self, call: Call) -> None:
         call.due = time.monotonic() + call.delay * random.uniform(0.75, 1.25)
         call.delay = min(call.delay * 2, self._retry_max)
 
@@ -370,16 +303,16 @@ class Client:
                 for call in due:
                     self._schedule(call)
                 if not late and not due:
-                    next_s = min((min(c.deadline, c.due if connected else _NEVER) for c in calls), default=_NEVER)
+                    next_s = min((min(c.deadline, c.due if connected else NEVER) for c in calls), default=NEVER)
                     self._wake_at = next_s
-                    self._changed.wait(None if next_s == _NEVER else max(_TICK_S, next_s - now))
+                    self._changed.wait(None if next_s == NEVER else max(_TICK_S, next_s - now))
                     continue
             for call in late:
                 self._resolve(call, call.refusal or NoAnswer(self._why(call)))
             for call in due:
                 self._send(call)
 
-    def _why(self, call: _Call) -> str:
+    def _why(self, call: Call) -> str:
         if not self._session.connected:
             return f"no reply in time: no connection to the broker ({self._session.refusal or 'lost'})"
         if call.unwanted is not None:
@@ -405,7 +338,7 @@ class Client:
         payload = message.payload if self._sealing is None else self._opened(call, message)
         if payload is None:
             return
-        error = _error(payload)
+        error = error_of(payload)
         if error is None:
             now = time.monotonic_ns()
             self._resolve(call, Reply(payload, now - (call.sent_ns or now), name, call.attempts))
@@ -414,7 +347,7 @@ class Client:
         if error.code != "overloaded" or not self._retry_refused:
             self._resolve(call, call.refusal)
 
-    def _opened(self, call: _Call, message: Incoming) -> bytes | None:
+    def _opened(self, call: Call, message: Incoming) -> bytes | None:
         """The reply's payload, if it is the agent's; or an error in clear text, such as that of an agent that could not
         open the request. Who forges one keeps a reply from us, as a broker can anyway, but puts none in its place.
         """
@@ -424,12 +357,12 @@ class Client:
         try:
             return self._sealing.open(message.payload, message.topic, message.correlation, call.sealed[1])[0]
         except SealError as e:
-            if e.code == "not_encrypted" and _error(message.payload) is not None:
+            if e.code == "not_encrypted" and error_of(message.payload) is not None:
                 return message.payload
             log.warning("a reply on '%s' is dropped: %s", message.topic, e)
             return None
 
-    def _leave(self, call: _Call) -> bool:
+    def _leave(self, call: Call) -> bool:
         """Takes the call out of the window; whether it was in it."""
         with self._changed:
             if self._calls.get(call.name) is not call:
@@ -438,7 +371,7 @@ class Client:
             self._changed.notify_all()
             return True
 
-    def _resolve(self, call: _Call, answer: Reply | Int8dError) -> None:
+    def _resolve(self, call: Call, answer: Reply | Int8dError) -> None:
         if not self._leave(call):
             return
         if isinstance(answer, Reply | Refused):
@@ -458,16 +391,6 @@ class Client:
         if future.cancelled() and call is not None and call.future is future and self._leave(call):
             self._forget(call)
 
-    def _forget(self, call: _Call) -> None:
+    def _forget(self, call: Call) -> None:
         if self._spool is not None and call.spooled is not None:
             self._spool.remove(call.spooled)
-
-
-def _error(payload: bytes) -> _Error | None:
-    """The error that a reply consists of, if it does."""
-    if b'"error"' not in payload[:4096]:
-        return None
-    try:
-        return msgspec.json.decode(payload, type=_Refusal).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
