@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from agent import graph as g
 from agent.arithmetic import QUANTIZED, container_range
 from agent.errors import ModelError
-from models.intake import source as intake
 from models.intake.builder import GraphBuilder
 from models.intake.tflite import reader
 
@@ -25,15 +24,6 @@ _CONTROL_FLOW = {"IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_WHILE"}
 _LISTED = 12
 NONE, RELU, RELU_N1_TO_1, RELU6 = 0, 1, 2, 3
 _CLAMPS = {NONE: (None, None), RELU: (0.0, None), RELU_N1_TO_1: (-1.0, 1.0), RELU6: (0.0, 6.0)}
-
-
-def read(path: str, options: intake.Options) -> intake.Imported:
-    """path: a .tflite file. Raises ``ModelError``, which names every operator that has no form here."""
-    source = reader.open_model(path)
-    with reader.bounded(path):
-        graph, constants = Import(source).run()
-    description = {"format": f"TFLite, {len(source.operators)} operators", "tools": intake.versions("tflite")}
-    return intake.Imported(graph, constants, description, fit="whole")
 
 
 class Import:
@@ -48,14 +38,13 @@ class Import:
         self.padded: dict[int, tuple[g.Tensor, tuple[int, int, int, int]]] = {}  # by PADs that their readers take over
         self.dequantized: dict[int, g.Tensor] = {}  # the quantized source of a float tensor
 
-    def run(self) -> tuple[g.Graph, dict[str, np.ndarray]]:
-        from models.intake.tflite.operators import OPERATORS
-
+    def run(self, operators: Mapping[str, Importer]) -> tuple[g.Graph, dict[str, np.ndarray]]:
+        """operators: by the schema's name."""
         troubles: list[str] = []
         inputs = [self.graph_input(i) for i in dict.fromkeys(self.source.inputs)]
         for op in self.source.operators:
             try:
-                OPERATORS.get(op.name if not op.custom else "", unsupported)(self, op)
+                operators.get(op.name if not op.custom else "", unsupported)(self, op)
             except ModelError as e:
                 troubles.append(f"operator {op.index}, {op.name} ('{self.source.tensors[op.outputs[0]].name}'): {e}")
             for i in op.outputs:
@@ -275,3 +264,6 @@ def same_padding(extents: Sequence[int], kernel: Sequence[int], stride: Sequence
         before.append(total // 2)
         after.append(total - total // 2)
     return before[0], before[1], after[0], after[1]
+
+
+Importer = Callable[[Import, reader.Operator], None]

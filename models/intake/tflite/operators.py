@@ -1,13 +1,12 @@
-"""Which function imports which operator, by the schema's name."""
+"""The way in: a file is read, and each operator imported by the function that is named here for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from models.intake import source as intake
 from models.intake.tflite import elementwise, moves, reader, weighted, windows
-from models.intake.tflite.importer import Import
+from models.intake.tflite.importer import Import, Importer
 
-OPERATORS: dict[str, Callable[[Import, reader.Operator], None]] = {
+OPERATORS: dict[str, Importer] = {
     "ADD": elementwise.add,
     "SUB": elementwise.subtract,
     "MUL": elementwise.multiply,
@@ -50,3 +49,12 @@ OPERATORS: dict[str, Callable[[Import, reader.Operator], None]] = {
     "DEPTH_TO_SPACE": moves.depth_to_space,
     "SPACE_TO_DEPTH": moves.space_to_depth,
 } | dict.fromkeys(elementwise.UNARY, elementwise.unary)
+
+
+def read(path: str, options: intake.Options) -> intake.Imported:
+    """path: a .tflite file. Raises ``ModelError``, which names every operator that has no form here."""
+    source = reader.open_model(path)
+    with reader.bounded(path):
+        graph, constants = Import(source).run(OPERATORS)
+    description = {"format": f"TFLite, {len(source.operators)} operators", "tools": intake.versions("tflite")}
+    return intake.Imported(graph, constants, description, fit="whole")
