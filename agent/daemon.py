@@ -184,6 +184,7 @@ class Daemon:
             ready=lambda: not self._delivery.draining,
             connected=lambda: self._session.connected,
             drift=self._drift.snapshot,
+            outbox=lambda: {} if self._outbox is None else self._outbox.stats(),
         )
         limits = self._config.limits
         return Server(self._config.http, api.handle, limits.max_payload_bytes, limits.max_queued_bytes)

@@ -216,6 +216,16 @@ def test_buckets_count_exactly_the_requests_at_or_below_their_bounds() -> None:
     assert found["process_resident_memory_bytes"].samples[0].value > 1e6
 
 
+def test_an_outbox_is_told_where_there_is_one() -> None:
+    stats = dict.fromkeys(("waiting", "waiting_bytes", "corrupt", "stored", "replayed", "unavailable"), 3)
+    stats |= {"dropped_bytes": 1, "dropped_age": 2, "dropped_refused": 0, "failure": "disk full"}
+    page = metrics.page(Stats(ABOUT), 0, True, outbox=stats).decode()
+    assert "int8d_outbox_waiting_replies 3" in page
+    assert "int8d_outbox_usable 0" in page
+    assert 'int8d_outbox_dropped_total{reason="age"} 2' in page
+    assert "int8d_outbox" not in metrics.page(Stats(ABOUT), 0, True).decode()
+
+
 def test_drift_is_told_as_far_as_it_is_known() -> None:
     measures = {"classes": 0.25, "confidence": None, "inputs": {"x": 0.5, "y": None}}
     drift = {"digits": {"n": 7, "psi": measures}, "another": {"n": 1, "psi": measures}}

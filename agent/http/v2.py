@@ -36,7 +36,7 @@ class Api:
     """``handle`` answers a request; it is safe to call from many threads.
 
     refuse(request, code, message) answers a request with an error. alive(): the workers make progress; ready(): what
-    comes is served; connected(): to the broker; drift(): ``Drift.snapshot``.
+    comes is served; connected(): to the broker; drift(): ``Drift.snapshot``; outbox(): ``Outbox.stats``, or empty.
     """
 
     def __init__(
@@ -51,11 +51,12 @@ class Api:
         ready: Callable[[], bool],
         connected: Callable[[], bool],
         drift: Callable[[], Mapping[str, Mapping[str, Any]]],
+        outbox: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._version, self._models, self._admission, self._lane = version, models, admission, lane
         self._stats, self._refuse = stats, refuse
         self._alive, self._ready, self._connected = alive, ready, connected
-        self._drift = drift
+        self._drift, self._outbox = drift, outbox
 
     def handle(self, head: Head, body: bytes) -> Response:
         """The answer."""
@@ -108,7 +109,7 @@ class Api:
                 "outputs": tensors(found.engine.outputs)}  # fmt: skip
 
     def _metrics(self) -> Response:
-        text = metrics.page(self._stats, len(self._admission), self._connected(), self._drift())
+        text = metrics.page(self._stats, len(self._admission), self._connected(), self._drift(), self._outbox())
         return Response(200, text, prometheus.CONTENT_TYPE)
 
     def _infer(self, head: Head, body: bytes, model: str, version: str | None) -> Response:

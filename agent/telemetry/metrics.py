@@ -30,12 +30,25 @@ _STAGE_HELP = {
 }
 
 
-def page(stats: Stats, queued: int, connected: bool, drift: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """``/metrics``. queued: requests that wait; connected: to the broker; drift: ``Drift.snapshot``."""
-    return exposition(families(stats, queued, connected, drift))
+_NONE: Mapping[str, Any] = {}
 
 
-def families(stats: Stats, queued: int, connected: bool, drift: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
+def page(
+    stats: Stats,
+    queued: int,
+    connected: bool,
+    drift: Mapping[str, Mapping[str, Any]] = _NONE,
+    outbox: Mapping[str, Any] = _NONE,
+) -> bytes:
+    """``/metrics``. queued: requests that wait; connected: to the broker; drift: ``Drift.snapshot``; outbox:
+    ``Outbox.stats``, empty where there is none.
+    """
+    return exposition(families(stats, queued, connected, drift, outbox))
+
+
+def families(
+    stats: Stats, queued: int, connected: bool, drift: Mapping[str, Mapping[str, Any]], outbox: Mapping[str, Any]
+) -> Iterator[Family]:
     """The families, in the order of the page."""
     s = stats.snapshot()
     models: Mapping[str, Mapping[str, Any]] = stats.about.get("models", {})
@@ -85,8 +98,26 @@ def families(stats: Stats, queued: int, connected: bool, drift: Mapping[str, Map
         Sample(labels[name] | {"of": of}, psi)
         for name, found in drift.items() if name in labels for of, psi in _psi(found["psi"])
     ))  # fmt: skip
+    if outbox:
+        yield from _outbox(outbox)
     if stats.sensors is not None:
         yield from _sensors(stats.sensors.read())
+
+
+def _outbox(found: Mapping[str, Any]) -> Iterator[Family]:
+    yield _gauge("int8d_outbox_waiting_replies", "Stored replies that the broker has not confirmed.",
+                 Sample({}, found["waiting"]))  # fmt: skip
+    yield _gauge("int8d_outbox_waiting_bytes", "And their size.", Sample({}, found["waiting_bytes"]))
+    yield _gauge("int8d_outbox_usable", "Whether replies can be stored.", Sample({}, int(found["failure"] is None)))
+    for counter, help in (
+        ("stored", "Replies stored before they were published."),
+        ("replayed", "Replies of a backlog that the broker has confirmed."),
+        ("unavailable", "Replies that could not be stored, and were published without."),
+    ):
+        yield Family(f"int8d_outbox_{counter}_total", "counter", help, [Sample({}, found[counter])])
+    yield Family("int8d_outbox_dropped_total", "counter", "Stored replies that were given up.", [
+        Sample({"reason": reason}, found[f"dropped_{reason}"]) for reason in ("bytes", "age", "refused")
+    ])  # fmt: skip
 
 
 def _psi(measures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
