@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent_process import Agent, Peer
+from tests.agent_process import ROUTE, Agent, Peer
 from tests.broker import Mosquitto
+from tests.http_agent import Served
 from tests.pki import make
 
 
@@ -61,3 +62,27 @@ def peer(broker: Mosquitto, stack: ExitStack) -> Callable[..., Peer]:
         return peer
 
     return make
+
+
+@pytest.fixture
+def served(tmp_path: Path, broker: Mosquitto, stack: ExitStack) -> Callable[..., Served]:
+    def make(
+        lines: str = "", rest: str = ROUTE, kind: type[Agent] = Agent, top: str = "", **environment: str
+    ) -> Served:
+        rest = f"{rest}\n[http]\nenabled = true\nport = 0\n{lines}\n"
+        agent = kind(tmp_path, broker.port, rest, top=top, environment=environment)
+        stack.callback(agent.kill)
+        return Served(agent)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One agent for tests that only look; it has no broker, which HTTP does not need."""
+    folder = tmp_path_factory.mktemp("one")
+    agent = Agent(folder, 1, ROUTE + "[http]\nenabled = true\nport = 0\ntimeout_s = 1.0\n", wait=False)
+    yield Served(agent)
+    assert agent.process.poll() is None, agent.log()
+    assert "Traceback" not in agent.log()
+    agent.kill()
