@@ -93,10 +93,10 @@ class Daemon:
             },
         }, Sensors())  # fmt: skip
         self._admission = Admission(self._refuse, config.limits.max_queued_bytes)
-        self.state = Path(config.state_folder or state_folder()) / config.device
+        self._state = Path(config.state_folder or state_folder()) / config.device
         seats = seats_of(replicas)
         self._strikes = Strikes(
-            self.state,
+            self._state,
             workers=len(seats),
             most=config.containment.max_strikes,
             sync=config.containment.sync,
@@ -130,14 +130,15 @@ class Daemon:
         if self._outbox is not None:
             self._outbox.attach(self._session)
         headers = {name: p.engine.header for name, p in self._predictors.items()}
-        self._home_assistant = HomeAssistant(config, headers, self.state)
+        self._home_assistant = HomeAssistant(config, headers, self._state)
         self._edge_node = None
         if config.sparkplug.enabled:
             client_id = f"{config.broker.client_id or f'int8d-{config.device}'}-sparkplug"
-            self._edge_node = EdgeNode(config.broker, client_id, config.sparkplug.group, config.device, self.state)
+            self._edge_node = EdgeNode(config.broker, client_id, config.sparkplug.group, config.device, self._state)
 
     def run(self, stop: threading.Event) -> None:
         """Serves until ``stop`` is set, then drains: finish, publish, acknowledge, say offline."""
+        _settle()
         self._worker.start()
         self._session.start()
         if self._http is not None:
@@ -145,7 +146,6 @@ class Daemon:
         if self._edge_node is not None:
             self._edge_node.update(self._document())
             self._edge_node.start()
-        _settle()
         self._notifier.send("READY=1")
         self._tell_status()
         log.info("serving %s", ", ".join(self._predictors))
@@ -234,7 +234,7 @@ class Daemon:
 
     def _make_outbox(self) -> Outbox:
         wanted = self._config.outbox
-        path = wanted.path or self.state / "outbox.db"
+        path = wanted.path or self._state / "outbox.db"
         return Outbox(
             lambda dropped: Journal(path, wanted.max_bytes, wanted.max_age_s, drop_oldest=True, dropped=dropped),
             wanted.replay_rate,
@@ -269,7 +269,13 @@ class Daemon:
     def _document(self) -> bytes:
         outbox = {} if self._outbox is None else {"outbox": self._outbox.stats()}
         drift = self._drift.published(self._config.confidential)
-        return self._stats.document(protocol=self._session.version, queued=len(self._admission), drift=drift, **outbox)
+        return self._stats.document(
+            protocol=self._session.version,
+            queued=len(self._admission),
+            strikes_counted=self._strikes.working,
+            drift=drift,
+            **outbox,
+        )
 
     def _ready_topic(self, model: str) -> str:
         return f"{self._config.base}/v2/models/{model}/ready"
@@ -279,9 +285,9 @@ class Daemon:
             return
         request.refusal = code
         self._stats.refused(code)
-        omitted = self._refusals_logged.since(code)
-        if omitted is not None:
-            more = f" ({omitted} more since the last that was logged)" if omitted else ""
+        due = self._refusals_logged.due(code)
+        if due:
+            more = f" ({due - 1} more since the last that was logged)" if due > 1 else ""
             log.info("refused a message on '%s': %s: %s%s", request.source, code, message, more)
         if code == "poisoned":
             self._put_aside(request, message)
@@ -323,9 +329,7 @@ def _load_models(
         takes_s = _LOAD_S * model.replicas + (2 * tuner.budget_s if tuner.enabled else 0)
         notifier.send(f"EXTEND_TIMEOUT_USEC={round(takes_s * 1e6)}")
         try:
-            predictors[model.name], replicas[model.name] = load_replicas(
-                model, config, tuning, drift.watch if config.drift.enabled else lambda name, model: None
-            )
+            predictors[model.name], replicas[model.name] = load_replicas(model, config, tuning, drift.watch)
         except Int8dError as e:
             raise ModelError(f"model '{model.name}': {e}") from e
     return predictors, replicas

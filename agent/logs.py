@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -24,21 +25,21 @@ class _Json(logging.Formatter):
 
 
 class Sparing:
-    """Lets one event of a kind through in ``seconds``, and counts the rest."""
+    """Lets one event of a kind through in ``seconds``, and counts the rest. clock: seconds."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
         self._last: dict[str, tuple[float, int]] = {}
 
-    def since(self, kind: str) -> int | None:
-        """How many were held back since the last that was let through; None: hold this one back, too."""
+    def due(self, kind: str, count: int = 1) -> int:
+        """How many to tell of: these, and those that were held back since the last time; 0: hold these back, too."""
         at, held = self._last.get(kind, (-self._seconds, 0))
-        now = time.monotonic()
+        now = self._clock()
         if now - at < self._seconds:
-            self._last[kind] = (at, held + 1)
-            return None
+            self._last[kind] = (at, held + count)
+            return 0
         self._last[kind] = (now, 0)
-        return held
+        return held + count
 
 
 def to_stdout(level: str) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.engine import Batches, Engine
+from agent.engine.observation import Observe
 from agent.errors import InputError
 from agent.serving.request import Ledger, Request
 from agent.wire import kinds, oip, tensors
 from agent.wire.limits import Limits
 
 Array = NDArray[np.generic]
-Observe = Callable[[Mapping[str, Array], Mapping[str, Array]], None]
 JSON = "application/json"
 _SMALL = 64  # scores; below, Python's own arithmetic costs less than a handful of numpy's calls
 

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 
 from agent.config.tables import Config, ModelConfig
 from agent.engine import Engine, Tuning, load, load_batches
+from agent.engine.observation import Observe
 from agent.errors import ConfigError
 from agent.modelfile import Model, read
-from agent.predict import Observe, Predictor
+from agent.predict import Predictor
 from agent.serving.batcher import Seat
 
 

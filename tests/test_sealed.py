@@ -17,7 +17,7 @@ from agent.config import Broker
 from agent.errors import ConfigError
 from agent.wire import keys
 from agent.wire.hpke import OpenError, PrivateKey, open_, seal
-from agent.wire.sealed import OVERHEAD, Receiver, SealError, Sender
+from agent.wire.sealed import Receiver, SealError, Sender
 from tests.agent_process import PICTURES, ROOT, ROUTE, Agent, picture, truth
 
 # RFC 9180, appendix A.2.3: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20Poly1305, mode Auth, sequence number 0.
@@ -83,7 +83,7 @@ def test_there_and_back(parties) -> None:
                                                                                    camera.public, True)  # fmt: skip
     reply = opened.reply(b"a seven", "application/json", "replies", b"7")
     assert sender.open(reply, "replies", b"7", request) == (b"a seven", "application/json")
-    assert len(request) == len(b"picture") + len("image/png") + OVERHEAD
+    assert len(request) == len(b"picture") + len("image/png") + 4 + 32 + 32 + 16 + 1
     empty = receiver.open(sender.seal(b"", None, TOPIC, None), TOPIC, None)
     assert (empty.payload, empty.content_type) == (b"", None)
 

@@ -265,10 +265,9 @@ def test_deadlines_of_what_was_answered_long_ago_take_no_room() -> None:
     admission.close()
 
 
-def test_of_many_refusals_few_are_logged_and_none_is_forgotten(monkeypatch) -> None:
+def test_of_many_refusals_few_are_logged_and_none_is_forgotten() -> None:
     now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    sparing = Sparing(1.0)
-    assert [sparing.since("a"), sparing.since("a"), sparing.since("b"), sparing.since("a")] == [0, None, 0, None]
+    sparing = Sparing(1.0, lambda: now[0])
+    assert [sparing.due("a"), sparing.due("a"), sparing.due("b", 5), sparing.due("a", 3)] == [1, 0, 5, 0]
     now[0] = 1.0
-    assert [sparing.since("a"), sparing.since("a"), sparing.since("b")] == [2, None, 0]
+    assert [sparing.due("a"), sparing.due("a"), sparing.due("b")] == [5, 0, 1]

@@ -38,11 +38,13 @@ def test_what_was_under_work_at_a_death_is_counted_and_what_was_done_is_not(tmp_
     strikes = Strikes(tmp_path)
     assert [strikes.count(d) for d in (A, B, C, bytes([4]) * 16)] == [0, 1, 1, 1]
     assert not strikes.out(B)
+    assert strikes.any
     strikes.close()
     _die(tmp_path, sync, number)
     strikes = Strikes(tmp_path)
     assert (strikes.count(A), strikes.count(B)) == (0, 2)
     assert strikes.out(B)
+    assert not strikes.any  # who is out is not touched again, so nobody need run alone
 
 
 def test_a_death_is_one_strike_however_often_the_input_was_under_work(tmp_path) -> None:

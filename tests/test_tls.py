@@ -32,8 +32,19 @@ def _connect(port: int, files: Tls, host: str = "localhost") -> None:
         try:
             secure.sendall(CONNECT)
         except OSError as e:
-            raise tls.last_words(secure, e) from None
+            raise _last_words(secure, e) from None
         secure.recv(1)
+
+
+def _last_words(sock: ssl.SSLSocket, error: OSError) -> OSError:
+    """After a failed write: the alert that the broker left to be read, else ``error``."""
+    try:
+        sock.recv(1)
+    except ssl.SSLError as alert:
+        return alert
+    except OSError:
+        pass
+    return error
 
 
 def _files(folder: Path, own: str | None = "box1", ca: Path | None = None) -> Tls:

@@ -7,7 +7,7 @@ seen.top, seen.bins[0]
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from agent.statistics import BINS, CONFIDENCE_BINS
 
 _CODES = 256
 Range = tuple[float, float]
+Observe = Callable[[Mapping[str, Array], Mapping[str, Array]], None]  # shown an inference: inputs and outputs
 
 
 class Observed(NamedTuple):

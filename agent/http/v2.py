@@ -18,7 +18,7 @@ from agent.http.message import Head, Response
 from agent.http.server import failure
 from agent.predict import Predictor
 from agent.serving.admission import Admission
-from agent.serving.lane import MAX_PRIORITY, Lane
+from agent.serving.lane import Lane
 from agent.serving.request import Request
 from agent.telemetry import metrics, prometheus
 from agent.telemetry.stats import Stats
@@ -153,10 +153,7 @@ class Api:
                 priority = int(query["priority"][-1][:15]) if "priority" in query else priority
             except ValueError:
                 return "timeout is a number of microseconds, priority one of 0..9"
-        if priority is not None:
-            request.priority = min(max(priority, 0), MAX_PRIORITY)
-        if timeout:
-            request.deadline = request.ledger.received + max(0, timeout) * 1000
+        request.wish(timeout, priority)
         return None
 
     def _count(self, request: Request, sent: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from agent.files import write_atomically
 from agent.integrations.sparkplug_b import BOOLEAN, DOUBLE, INT64, Metric, Value, datatype, encode, wants
 from agent.mqtt.messages import Incoming, Outgoing, Settings
 from agent.mqtt.session import Session
@@ -80,7 +81,7 @@ class EdgeNode:
             self._born = None  # until this connection's birth
             try:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-                self._file.write_text(f"{self._session_number}\n")
+                write_atomically(self._file, f"{self._session_number}\n".encode())
             except OSError as e:
                 log.warning("%s can't be written: %s", self._file, e.strerror)
             return self._ndeath()

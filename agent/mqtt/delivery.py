@@ -23,7 +23,7 @@ from agent.mqtt.outbox import Outbox
 from agent.mqtt.routes import MAX_LEVELS, Filter, fill
 from agent.mqtt.session import Session
 from agent.serving.admission import Admission
-from agent.serving.lane import MAX_PRIORITY, Lane
+from agent.serving.lane import Lane
 from agent.serving.request import Request, digest
 from agent.telemetry.stats import Stats
 from agent.wire import oip
@@ -315,11 +315,8 @@ def _wishes(request: Request, message: Incoming, route: Route) -> None:
         asked = oip.wishes(request.payload)
         timeout_us = asked.timeout if timeout_us is None else timeout_us
         priority = asked.priority if priority is None else priority
-    if priority is not None:
-        request.priority = min(max(priority, 0), MAX_PRIORITY)
     limits_us = [us for us in (timeout_us, (route.deadline_ms or 0) * 1000, (message.expiry_s or 0) * 1_000_000) if us]
-    if limits_us:
-        request.deadline = request.ledger.received + max(0, min(limits_us)) * 1000
+    request.wish(min(limits_us, default=None), priority)
 
 
 def _whole(text: str | None) -> int | None:

@@ -89,10 +89,6 @@ class Inflow:
                 link.wake()
             link.flush()
 
-    def __len__(self) -> int:
-        """How many are not acknowledged yet."""
-        return len(self._unacked)
-
     def _hand(self, message: Incoming) -> None:
         try:
             self._on_message(message)

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from agent.journal import Journal, Record
+from agent.logs import Sparing
 from agent.mqtt.messages import Confirmed, Outgoing
 from agent.mqtt.outflow import NO_CONNECTION, NO_READER
 
@@ -75,7 +76,7 @@ class Outbox:
         self._session: Publisher | None = None
         self._counts = dict.fromkeys(("stored", "replayed", "unavailable", "dropped_bytes", "dropped_age",
                                       "dropped_refused"), 0)  # fmt: skip
-        self._logged: dict[str, tuple[float, int]] = {}
+        self._logged = Sparing(_LOG_EVERY_S, clock)
         self._journal = open_journal(self._dropped)
         self._flying: set[int] = set()
         self._sent = 0  # up to this record, all have been published on this connection
@@ -162,13 +163,9 @@ class Outbox:
         """Counts, and says so at most every ten seconds."""
         with self._lock:
             self._counts[counter] += count
-            now = self._clock()
-            last, said = self._logged.get(counter, (-_LOG_EVERY_S, 0))
-            if now - last < _LOG_EVERY_S:
-                return
-            self._logged[counter] = now, self._counts[counter]
-            new = self._counts[counter] - said
-        log.error("%d replies of outbox routes %s", new, what)
+            new = self._logged.due(counter, count)
+        if new:
+            log.error("%d replies of outbox routes %s", new, what)
 
     # Under the lock
 

@@ -37,8 +37,7 @@ class Session:
     on_message: called on the network thread with each ``Incoming``; it must be quick. on_connected: called there after
     each subscription was confirmed. clean: the broker shall keep nothing. most: bytes of a packet that are kept.
     most_held: bytes of payloads that wait here because the broker delivers more than ``receive_maximum``; past them
-    ``on_message`` gets what comes all the same.
-    will: or what gives it, asked before each CONNECT.
+    ``on_message`` gets what comes all the same. will: or what gives it, asked before each CONNECT.
     """
 
     def __init__(
@@ -119,10 +118,6 @@ class Session:
         """How many connections there have been."""
         return self._in.epoch
 
-    def unacknowledged(self) -> int:
-        """How many messages are not done yet."""
-        return len(self._in)
-
     def stop(self) -> None:
         """Disconnects in good order; the broker keeps the session."""
         self._stopping.set()
@@ -142,9 +137,7 @@ class Session:
             try:
                 link, reader, waiting = self._connect()
             except (OSError, ValueError, ProtocolError, ConfigError) as e:
-                self.refusal = (explain(e) if self._settings.tls and isinstance(e, OSError) else str(e)) or type(
-                    e
-                ).__name__
+                self.refusal = self._words(e)
                 self._change_protocol()
             else:
                 taken_over = self._serve(link, reader, waiting)
@@ -236,10 +229,14 @@ class Session:
                 else:
                     return False
         except (OSError, ProtocolError) as e:
-            self.refusal = explain(e) if self._settings.tls and isinstance(e, OSError) else str(e)
+            self.refusal = self._words(e)
             if isinstance(e, ProtocolError):
                 log.error("what comes from the broker is not MQTT: %s", e)
             return False
+
+    def _words(self, error: Exception) -> str:
+        told = explain(error) if self._settings.tls and isinstance(error, OSError) else str(error)
+        return told or type(error).__name__
 
     def _disconnected(self, link: Link) -> None:
         self._link = None

@@ -110,7 +110,7 @@ def explain(error: OSError) -> str:
 
     For an error from the first byte to the broker's CONNACK. Under TLS 1.3 a broker refuses our certificate after our
     side of the handshake is done: its reason comes out of the first read, and a write before it may only say that the
-    connection is gone (see ``last_words``).
+    connection is gone.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         advice = _VERIFY.get(error.verify_code)
@@ -121,14 +121,3 @@ def explain(error: OSError) -> str:
     else:
         advice = None
     return f"{advice} ({error})" if advice else str(error)
-
-
-def last_words(sock: ssl.SSLSocket, error: OSError) -> OSError:
-    """After a failed write: the alert that the broker left to be read, else ``error``. ``sock`` has a timeout."""
-    try:
-        sock.recv(1)
-    except ssl.SSLError as alert:
-        return alert
-    except OSError:
-        pass
-    return error

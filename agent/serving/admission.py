@@ -91,12 +91,7 @@ class Admission:
     def take(self, timeout: float) -> Request | None:
         """The next request; None after ``timeout`` seconds without one, or once closed and empty."""
         with self._lock:
-            if not self._count and not self._closed and timeout > 0:
-                self._idle_takers += 1
-                try:
-                    self._some.wait(timeout)
-                finally:
-                    self._idle_takers -= 1
+            self._wait(timeout)
             return self._next(None)
 
     def take_same(self, model: str, timeout: float = 0.0) -> Request | None:
@@ -104,12 +99,7 @@ class Admission:
         ``timeout`` seconds for one to come.
         """
         with self._lock:
-            if not self._count and not self._closed and timeout > 0:
-                self._idle_takers += 1
-                try:
-                    self._some.wait(timeout)
-                finally:
-                    self._idle_takers -= 1
+            self._wait(timeout)
             request = self._next(model)
             if request is None and self._count:
                 self._some.notify()  # for another taker, perhaps
@@ -126,6 +116,15 @@ class Admission:
         self._deadlines.close()
 
     # Under the lock
+
+    def _wait(self, timeout: float) -> None:
+        """Until something waits, at most ``timeout`` seconds."""
+        if not self._count and not self._closed and timeout > 0:
+            self._idle_takers += 1
+            try:
+                self._some.wait(timeout)
+            finally:
+                self._idle_takers -= 1
 
     def _next(self, model: str | None) -> Request | None:
         if not self._count:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from agent.serving.lane import MAX_PRIORITY
+
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output", "publish")
 _AFTER = dict(itertools.pairwise(STAGES))
 
@@ -81,6 +83,15 @@ class Request:
     def __post_init__(self) -> None:
         if not self.digest:
             self.digest = digest(self.payload, self.model, self.content_type)
+
+    def wish(self, timeout_us: int | None, priority: int | None) -> None:
+        """Takes over what its sender asks for: an answer within ``timeout_us`` of its receipt (0 and None: whenever;
+        below zero: too late already), and how soon it is to be served.
+        """
+        if priority is not None:
+            self.priority = min(max(priority, 0), MAX_PRIORITY)
+        if timeout_us:
+            self.deadline = self.ledger.received + max(0, timeout_us) * 1000
 
     def settle(self) -> bool:
         """Whether the caller is the first to answer it, and so the one who may. Atomic."""

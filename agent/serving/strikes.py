@@ -59,12 +59,14 @@ class Strikes:
         self._working: mmap.mmap | None = None
         self.working = True  # whether deaths are counted
         self.quarantine = Quarantine()
+        self._suspects: set[str] = set()
         if folder is None:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._load(release)
             self._begin_run(workers)
+            self._suspects = {name for name, count in self._ledger.strikes.items() if count < most}
         except OSError as e:
             self.working = False
             log.error("no strikes are counted: %s can't be written (%s)", folder, e.strerror)
@@ -83,8 +85,8 @@ class Strikes:
 
     @property
     def any(self) -> bool:
-        """Whether there is an input with a strike. None is added while the process lives."""
-        return bool(self._ledger.strikes)
+        """Whether there is an input with a strike that may be touched again. None is added while the process lives."""
+        return bool(self._suspects)
 
     def end(self, worker: int, digests: Sequence[bytes]) -> None:
         """It is done; what it worked on is forgiven."""
@@ -117,6 +119,7 @@ class Strikes:
         for name in found:
             del self._ledger.strikes[name]
         if found:
+            self._suspects -= found
             self._save()
 
     # Files

@@ -20,12 +20,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.engine.observation import Observer
+from agent.engine.observation import Observe, Observer
 from agent.engine.segment import Array
 from agent.modelfile import Model
 from agent.statistics import BINS, CONFIDENCE_BINS, Statistics
 
-Observe = Callable[[Mapping[str, Array], Mapping[str, Array]], None]
 Verdict = Literal["unknown", "none", "moderate", "major"]
 VERDICTS: tuple[Verdict, ...] = ("unknown", "none", "moderate", "major")  # the worse, the later
 
@@ -39,6 +38,8 @@ Counts = NDArray[np.float64] | NDArray[np.int64]
 class Settings(Protocol):
     """What is read of ``agent.config.Drift``."""
 
+    @property
+    def enabled(self) -> bool: ...
     @property
     def window(self) -> int: ...
     @property
@@ -57,8 +58,10 @@ class Drift:
         self._watched: dict[str, _Watched] = {}
 
     def watch(self, name: str, model: Model) -> Observe | None:
-        """What a model's inferences are to be shown to; None where its file has no statistics to hold them against."""
-        if model.statistics is None:
+        """What a model's inferences are to be shown to; None where its file has no statistics to hold them against, or
+        where it is switched off.
+        """
+        if model.statistics is None or not self._settings.enabled:
             return None
         watched = self._watched.setdefault(name, _Watched(model, model.statistics, self._settings))
         return watched.observe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +52,8 @@ class Stats:
         self.started_unix = time.time()
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._refusals: dict[str, int] = {}
-        self._latency: dict[str, dict[str, Histogram]] = {}
-        self._batches: dict[str, dict[int, int]] = {}
+        self._latency: defaultdict[str, defaultdict[str, Histogram]] = defaultdict(lambda: defaultdict(Histogram))
+        self._batches: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         self._last_energy = (0.0, 0)  # joules, answered
 
     def count(self, counter: str) -> None:
@@ -70,24 +71,11 @@ class Stats:
         """Counts a reply that was delivered, with its stages."""
         with self._lock:
             self.counters["answered"] += 1
-            try:
-                histograms = self._latency[model]
-            except KeyError:
-                histograms = self._latency[model] = {}
-                self._batches[model] = {}
-            batches = self._batches[model]
-            batches[ledger.batch_size] = batches.get(ledger.batch_size, 0) + 1
+            self._batches[model][ledger.batch_size] += 1
+            histograms = self._latency[model]
             for stage, ns in ledger.stages.items():
-                try:
-                    histograms[stage].add(ns)
-                except KeyError:
-                    histograms[stage] = Histogram()
-                    histograms[stage].add(ns)
-            try:
-                histograms["total"].add(ledger.total_ns)
-            except KeyError:
-                histograms["total"] = Histogram()
-                histograms["total"].add(ledger.total_ns)
+                histograms[stage].add(ns)
+            histograms["total"].add(ledger.total_ns)
 
     def snapshot(self) -> Snapshot:
         """All of it, as of one moment."""

@@ -21,7 +21,6 @@ except ImportError as e:
     raise ConfigError("encryption needs the package cryptography: pip install 'int8d[crypto]'") from e
 
 KEY_BYTES = 32
-TAG_BYTES = 16
 _MODE_AUTH = b"\x02"
 _KEM = b"KEM" + (0x0020).to_bytes(2)  # DHKEM(X25519, HKDF-SHA256)
 _SUITE = b"HPKE" + b"".join(n.to_bytes(2) for n in (0x0020, 0x0001, 0x0003))

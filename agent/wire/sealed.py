@@ -17,11 +17,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from agent.errors import Int8dError
-from agent.wire.hpke import KEY_BYTES, TAG_BYTES, OpenError, PrivateKey, open_, seal
+from agent.wire.hpke import KEY_BYTES, OpenError, PrivateKey, open_, seal
 
 MAGIC = b"i8h1"
 _HEAD = len(MAGIC) + 2 * KEY_BYTES
-OVERHEAD = _HEAD + TAG_BYTES + 1  # bytes of a request beside its payload and content type
 
 
 class SealError(Int8dError):
