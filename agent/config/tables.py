@@ -210,6 +210,55 @@ class Encryption(Table, frozen=True):
     infer: Literal["none", "hpke"] = "none"
 
 
+class Updates(Table, frozen=True):
+    """``[updates]``. Models over the air (docs/updates.md): whence, how fast, and what a release must hold up to.
+
+    repository: the address that ``metadata/`` and ``targets/`` lie below: a URL, or with ``transport = "mqtt"`` the
+    topic that ``int8d-make serve --mqtt`` was given. Empty: no updates. root: the file of the root role that is trusted
+    at first. interval: seconds between checks; 0: only when told. device_group: takes releases for this group, too.
+    ca, cert, cert_key: of the web server's TLS, as ``[broker.tls]``. key: this device's age identity (``int8d key new
+    FILE --age``), or ``credential:NAME``; for encrypted releases. without_clock: what a clock behind the time that the
+    repository has signed means: ``refuse`` all updates, or ``floor``, take that time for now.
+
+    max_bytes: of a release. min_free_bytes: what stays free on the disk. max_bytes_per_s: 0, no limit. min_bytes_per_s:
+    over ``stall_s``, else the repository counts as too slow. request_timeout_s: for one piece over MQTT, a connection
+    over HTTPS.
+
+    test_timeout_s: of the test before it is loaded. latency_budget_ms: of its median run in that test; 0: the shortest
+    deadline of the model's routes. memory_budget_bytes: that loading and running it adds to a process; 0: no limit.
+    shadow_s: how long it looks on at live inputs before it serves; min_agreement: with the model in service, 0..1.
+    probation_s: how long it must serve well until it is committed: at most ``max_error_rate`` of its requests more
+    failing than before, p99 at most ``max_slowdown`` times that of the one before. max_starts: of the process during
+    probation; then it goes back.
+    """
+
+    repository: str = ""
+    root: str = ""
+    transport: Literal["https", "mqtt"] = "https"
+    interval: float = 3600.0
+    device_group: str = ""
+    ca: str | None = None
+    cert: str | None = None
+    cert_key: str | None = None
+    key: str | None = None
+    without_clock: Literal["refuse", "floor"] = "refuse"
+    max_bytes: int = 1 << 30
+    min_free_bytes: int = 64 << 20
+    max_bytes_per_s: int = 0
+    min_bytes_per_s: int = 1024
+    stall_s: float = 30.0
+    request_timeout_s: float = 10.0
+    test_timeout_s: float = 120.0
+    latency_budget_ms: float = 0.0
+    memory_budget_bytes: int = 0
+    shadow_s: float = 10.0
+    min_agreement: float = 0.0
+    probation_s: float = 60.0
+    max_error_rate: float = 0.01
+    max_slowdown: float = 2.0
+    max_starts: int = 3
+
+
 class Config(Table, frozen=True):
     """The whole file. ``device`` names this box in its topics, below ``prefix``.
 
@@ -231,6 +280,7 @@ class Config(Table, frozen=True):
     home_assistant: HomeAssistant = HomeAssistant()
     sparkplug: Sparkplug = Sparkplug()
     encryption: Encryption = Encryption()
+    updates: Updates = Updates()
     state_folder: str = ""
     prefix: str = "int8d"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
