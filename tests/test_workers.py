@@ -281,7 +281,7 @@ def test_replicas_share_out_the_cores_and_are_built_on_them(tmp_path: Path) -> N
     here = sorted(os.sched_getaffinity(0))
     model = ModelConfig(name="digits", path=str(DIGITS), replicas=2, cores=here[:2])
     config = Config(device="d", model=[model])
-    first, seats = load_replicas(model, config, Tuning(tmp_path))
+    (first, _), seats = load_replicas(model, read(DIGITS), config, Tuning(tmp_path))
     assert [seat.cores for seat in seats] == shares(here[:2], 2)
     assert seats[0].predictor is first
     assert seats[1].predictor is not first
