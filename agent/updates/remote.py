@@ -1,5 +1,5 @@
-"""Updates as the broker sees them: a message on ``…/v2/repository/models/{model}/load`` asks for one, the status of each
-model is retained beside it.
+"""Updates as the broker sees them: a message on ``…/v2/repository/models/{model}/load`` asks for one, the status of
+each model is retained beside it.
 
 The message's payload is empty, or JSON: ``{"parameters": {"action": "install", "release": 7}}``; action is ``install``
 (of what is due, or of the release that is named), ``check`` or ``rollback``. Where it brings a Response Topic, the
