@@ -29,8 +29,8 @@ class Repo:
     root: Path
     expires: Expiry = field(default_factory=Expiry)
 
-    def publish(self, model: Path, release: int, name: str = "digits", group: str = "", recipients: tuple[str, ...] = (),
-                rollout: Rollout = Rollout()) -> Release:  # fmt: skip
+    def publish(self, model: Path, release: int, name: str = "digits", group: str = "",
+                recipients: tuple[str, ...] = (), rollout: Rollout = Rollout()) -> Release:  # fmt: skip
         with opened(self.folder, Keys(self.keys), self.expires, create=True) as repository:
             return publish(repository, model, name, release, group, recipients, rollout)
 

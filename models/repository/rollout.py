@@ -5,6 +5,7 @@ stages("5%,25%@24h,100%@72h", now)     # 5% at once, 25% from tomorrow on, all a
 
 from __future__ import annotations
 
+import itertools
 import re
 from datetime import UTC, datetime
 
@@ -16,9 +17,7 @@ from models.repository.repository import Entry, Repository
 
 _STAGE = re.compile(r"(\d+(?:\.\d+)?)%?(?:@(\d+(?:\.\d+)?)([smhd])|@(\d{4}-.+))?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-SPEC = (
-    "percent of the devices, or stages: 5%%,25%%@24h,100%%@72h, from now (s, m, h, d) or from a date (2026-12-01T08:00)"
-)
+SPEC = "percent of the devices, or stages: 5%,25%@24h,100%@72h, from now (s, m, h, d) or from a date (2026-12-01T08:00)"
 
 
 def stages(spec: str, now: float) -> tuple[Stage, ...]:
@@ -30,14 +29,14 @@ def stages(spec: str, now: float) -> tuple[Stage, ...]:
     for part in spec.split(","):
         match = _STAGE.fullmatch(part.strip())
         if match is None:
-            raise Int8dError(f"rollout '{spec}': '{part.strip()}' is no stage; {SPEC.replace('%%', '%')}")
+            raise Int8dError(f"rollout '{spec}': '{part.strip()}' is no stage; {SPEC}")
         percent, count, unit, date = match.groups()
         at = int(now + float(count) * _UNITS[unit]) if count else _seconds(date, spec) if date else 0
         found.append(Stage(float(percent), at))
     for stage in found:
         if not 0 <= stage.percent <= 100:
             raise Int8dError(f"rollout '{spec}': {stage.percent:g}% is not within 0..100%")
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         if after.at <= before.at:
             raise Int8dError(f"rollout '{spec}': each stage after the first takes a later time, for example 100%@24h")
         if after.percent < before.percent:
