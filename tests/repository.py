@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.updates.release import Release, Rollout
+from models.repository.expiry import Expiry
 from models.repository.keys import Keys, init
 from models.repository.publish import publish, revoke
-from models.repository.repository import Expiry, opened
+from models.repository.repository import opened
 from models.repository.upkeep import refresh, rotate
 
 
