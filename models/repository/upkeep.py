@@ -87,7 +87,8 @@ def _chosen(keyids: list[str], role: str, chosen: Sequence[str] | None) -> list[
 
 
 def _due(repository: Repository, role: str) -> bool:
-    return remaining_days(getattr(repository, role)) < getattr(repository.expires, role) / 2
+    days: float = getattr(repository.expires, role)
+    return remaining_days(getattr(repository, role)) < days / 2
 
 
 def _root_keys_here(repository: Repository) -> bool:
