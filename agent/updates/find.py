@@ -1,25 +1,31 @@
 """The step `find`: which release this device should have, of a repository that is verified first.
 
-Runs in a child (child.py). Releases are in the top targets role; delegated roles are not read.
+Runs in a child (child.py); what asks for it imports this file, too, but not python-tuf. Releases are in the top
+targets role; delegated roles are not read.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-from tuf.api.metadata import Root, Targets
 
 from agent.config.tables import Broker, Updates
 from agent.errors import Int8dError
-from agent.updates import trust
 from agent.updates.child import Progress
 from agent.updates.connect import open_transport
 from agent.updates.reasons import Refused
 from agent.updates.release import Target, release_of
-from agent.updates.trust import Trusted
+from agent.updates.transport import Transport
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import Root, Targets
+
+    from agent.updates.trust import Trusted
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +64,16 @@ def perform(ask: Ask, progress: Progress) -> Found:
     """Refreshes and chooses. Raises ``Refused``."""
     transport = open_transport(ask.settings, ask.device, ask.broker)
     try:
-        trusted = trust.refresh(Path(ask.folder), transport, ask.settings)
+        return find(ask, transport)
     finally:
         transport.close()
-    return choose(ask, trusted)
+
+
+def find(ask: Ask, transport: Transport, clock: Callable[[], float] = time.time) -> Found:
+    """Through a transport that is open. Raises ``Refused``."""
+    from agent.updates.trust import refresh
+
+    return choose(ask, refresh(Path(ask.folder), transport, ask.settings, clock=clock))
 
 
 def choose(ask: Ask, trusted: Trusted) -> Found:
