@@ -16,9 +16,10 @@ from typing import Annotated, Literal
 import msgspec
 
 MOST = 1 << 18  # bytes of a piece
+LEAST = 1024  # a server gives no less, where so much is asked for and there
 HEADER_BYTES = 2048  # of a reply before its piece; also of a request
 OVERHEAD = HEADER_BYTES + 1024  # of an MQTT packet beyond the piece: the header, the topic
-Error = Literal["", "not_found", "busy", "failed"]
+Error = Literal["", "not_found", "failed"]
 
 _Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 _Path = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
@@ -40,7 +41,7 @@ class Request(msgspec.Struct, frozen=True):
 
 class Header(msgspec.Struct, frozen=True):
     """Of a reply. length, crc32: of the piece, which may be shorter than what was asked for. size: of the whole file.
-    version: changes with the file. error: ``not_found``; ``busy``, ask later; ``failed``, the server could not read it.
+    version: changes with the file. error: ``not_found``; ``failed``: the server could not read it.
     """
 
     id: _Id
@@ -97,7 +98,7 @@ def decode_request(payload: bytes) -> Request:
 def answer(request: Request, piece: bytes, size: int, version: str) -> bytes:
     """A reply's payload, with a piece of the file."""
     header = Header(
-        request.id, request.path, request.offset, len(piece), size, version, crc32=zlib.crc32(piece), error=""
+        request.id, request.path, request.offset, len(piece), size, version, zlib.crc32(piece)
     )
     return msgspec.json.encode(header) + b"\n" + piece
 
