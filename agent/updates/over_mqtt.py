@@ -203,9 +203,9 @@ class _Reading:
             self._take_all()  # before it is asked again for what came while our caller was busy
             self._ask_due()
             self._wait()
-            while (piece := self._here.pop(self._next, None)) is not None:
-                self._next += len(piece)
-                yield piece
+            while (data := self._here.pop(self._next, None)) is not None:
+                self._next += len(data)
+                yield data
             if self._size is not None and self._next >= self._end:
                 return
 

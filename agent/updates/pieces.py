@@ -9,6 +9,7 @@ on no topic that a request names. Both sides decode what may be hostile: within 
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -71,6 +72,11 @@ class Malformed(Exception):
     """Neither a request nor a reply."""
 
 
+def is_repository(topic: str) -> bool:
+    """Whether it can be what the topics of a repository lie below."""
+    return re.fullmatch(r"[^+#$/\x00-\x20][^+#\x00-\x1f]{,199}", topic) is not None and not topic.endswith("/")
+
+
 def request_topic(repository: str, device: str) -> str:
     """Where a device asks; ``+`` for all devices."""
     return f"{repository}/get/{device}"
@@ -97,9 +103,7 @@ def decode_request(payload: bytes) -> Request:
 
 def answer(request: Request, piece: bytes, size: int, version: str) -> bytes:
     """A reply's payload, with a piece of the file."""
-    header = Header(
-        request.id, request.path, request.offset, len(piece), size, version, zlib.crc32(piece)
-    )
+    header = Header(request.id, request.path, request.offset, len(piece), size, version, zlib.crc32(piece))
     return msgspec.json.encode(header) + b"\n" + piece
 
 

@@ -30,15 +30,14 @@ def run(args: argparse.Namespace) -> int:
 
     from agent.errors import ConfigError
     from agent.logs import to_stdout
-    from agent.mqtt.routes import is_topic
-    from agent.updates.pieces import LEAST, MOST
+    from agent.updates.pieces import LEAST, MOST, is_repository
     from models.repository.folder import Folder
     from models.repository.serve import Server
 
     if not args.mqtt:
         raise ConfigError(f"give --mqtt; for devices with HTTPS, let any web server of static files serve {args.repo}")
-    if not is_topic(args.topic):
-        raise ConfigError(f"--topic '{args.topic}': a topic has no + # $, and no / at its end")
+    if not is_repository(args.topic):
+        raise ConfigError(f"--topic '{args.topic}' is not a topic: at most 200 characters, no + # $, no / at its ends")
     piece = MOST if args.max_piece is None else args.max_piece
     if not LEAST <= piece <= MOST:
         raise ConfigError(f"--max-piece must lie in {LEAST}..{MOST}")

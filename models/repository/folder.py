@@ -1,4 +1,4 @@
-"""What of a repository's folder anybody may read: files below ``metadata/`` and ``targets/``, and nothing beside them."""
+"""What of a repository's folder anybody may read: files below ``metadata/`` and ``targets/``, and nothing beside."""
 
 from __future__ import annotations
 

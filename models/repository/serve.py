@@ -26,7 +26,7 @@ from models.repository.folder import Folder
 
 log = logging.getLogger(__name__)
 _DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_TOO_LARGE = packets.reason_name(0x95)
+_TOO_LARGE = packets.reason_name(packets.TOO_LARGE)
 _PER_DEVICE = 16  # requests that wait
 _DEVICES = 4096
 _STALE_S = 60.0  # nobody waits for the answer to an older request
