@@ -87,11 +87,11 @@ def test_what_a_stranger_says_moves_no_cursor_and_is_no_markup() -> None:
 def test_the_table_of_updates_fits_eighty_columns() -> None:
     rich = pytest.importorskip("rich.console")
     fleet = Fleet("int8d")
-    fleet.update(topic("box1"), said("box1", **BACK | {"repository": Reason("too_few_signatures", "")}))
+    fleet.update(topic("box1"), said("box1", **BACK | {"repository": Reason("unreachable", "")}))
     out = StringIO()
     rich.Console(file=out, width=80).print(watch._shown(fleet))
     (row,) = (line for line in out.getvalue().splitlines() if "rolled_back" in line)
-    assert "check: too_few_signatures" in row
+    assert "check: unreachable" in row
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
