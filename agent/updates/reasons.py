@@ -30,6 +30,8 @@ CODES = {
     "too_large": "the release is larger than updates.max_bytes",
     "no_key": "the release is encrypted, and this device has no key for it",
     "not_installed": "there is nothing to go back to",
+    "busy": "too many wishes wait already",
+    "internal": "a bug of int8d; its log says more",
     "interrupted": "the device was stopped in the middle",
     # The model
     "not_a_model": "the file is not a model that can run here",

@@ -29,6 +29,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """serving: what answers now. target: what the update is about, or the last one was. step: what is done about it.
+    available: what the last check found to be due here.
 
     reason: of the last update that was rolled back. repository: why the last check failed, None where it did not;
     checked_unix_s: when it succeeded last. test, shadow, probation: what was measured of the target.
@@ -43,6 +44,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     committed: Version = Version()
     previous: Version | None = None
     target: Version | None = None
+    available: Version | None = None
     bytes: int = 0
     bytes_done: int = 0
     starts: int = 0
