@@ -1,4 +1,4 @@
-"""``int8d-make``: the workbench's command. Runs where torch is installed; devices never need it.
+"""``int8d-make``: the workbench's command. Devices never need it. What makes models needs torch; what publishes them does not.
 
 Each subcommand is a module of ``models.commands``, imported when it is used.
 """
@@ -18,6 +18,10 @@ COMMANDS = {
     "import": ("import_model", "bring a TFLite, ONNX or torch model"),
     "record": ("record", "record what a model sees and says over usual inputs, for drift on the device"),
     "check": ("check", "hold a model against the source that it was imported from"),
+    "keys": ("keys", "make the keys that sign releases"),
+    "publish": ("publish", "sign a model as a release that devices install by themselves"),
+    "repo": ("repo", "keep a repository of releases: refresh, rotate keys, revoke, show"),
+    "rollout": ("rollout", "say which devices take a release, and when"),
 }
 
 
