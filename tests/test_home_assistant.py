@@ -159,19 +159,19 @@ def _update(folder: Path) -> Update:
     return update
 
 
-@pytest.mark.parametrize(("state", "target", "expected"), [
+@pytest.mark.parametrize(("state", "available", "expected"), [
     ("idle", None, UpdateState("7", "7", False, None)),
-    ("idle", Version(8, "b" * 64), UpdateState("7", "8", False, None)),
-    ("fetching", Version(8, "b" * 64), UpdateState("7", "8", True, 12.5)),
-    ("pending", Version(8, "b" * 64), UpdateState("7", "8", True, 12.5)),
     ("committed", Version(7, "a" * 64), UpdateState("7", "7", False, None)),
-    ("rolled_back", Version(8, "b" * 64), UpdateState("7", "7", False, None)),
+    ("committed", Version(9, "c" * 64), UpdateState("7", "9", False, None)),
+    ("fetching", Version(8, "b" * 64), UpdateState("7", "8", True, 12.5)),
+    ("pending", None, UpdateState("7", "8", True, 12.5)),
+    ("rolled_back", None, UpdateState("7", "7", False, None)),
 ])  # fmt: skip
 def test_an_update_entity_shows_which_release_serves_and_which_one_comes(
-    tmp_path: Path, state: State, target: Version | None, expected: UpdateState
+    tmp_path: Path, state: State, available: Version | None, expected: UpdateState
 ) -> None:
     said = Status(device="box1", model="digits", state=state, job=job_of(state), serving=Version(7, "a" * 64),
-                  target=target, bytes=1000, bytes_done=125)  # fmt: skip
+                  target=Version(8, "b" * 64), available=available, bytes=1000, bytes_done=125)  # fmt: skip
     shown = _filled(_update(tmp_path).value_template, msgspec.json.encode(said))
     assert msgspec.json.decode(shown, type=UpdateState) == expected
 

@@ -160,7 +160,7 @@ def test_a_strangers_document_spoils_only_its_own_share(document: object) -> Non
 def test_updates_are_told_by_model() -> None:
     target = Version(8, "b" * 64)
     said = Status(device="box1", model="digits", state="fetching", job="IN_PROGRESS", serving=Version(7, "a" * 64),
-                  target=target, bytes=1000, bytes_done=250, checked_unix_s=1.5e9)  # fmt: skip
+                  target=target, bytes=1000, bytes_done=250, available=target, checked_unix_s=1.5e9)  # fmt: skip
     back = Status(device="box1", model="other", state="rolled_back", job="FAILED", target=target,
                   reason=Reason("latency", "12 ms"), repository=Reason("expired", "since yesterday"))  # fmt: skip
     page = metrics.page(Stats(ABOUT), 0, True, updates={"digits": said, "other": back}).decode()
@@ -169,6 +169,7 @@ def test_updates_are_told_by_model() -> None:
         'int8d_update_release{model="digits"} 7',
         'int8d_update_target_release{model="digits"} 8',
         'int8d_update_target_release{model="other"} 8',
+        'int8d_update_available_release{model="digits"} 8',
         'int8d_update_state{model="digits",state="fetching"} 1',
         'int8d_update_state{model="other",state="rolled_back"} 1',
         'int8d_update_target_bytes{model="digits"} 1000',

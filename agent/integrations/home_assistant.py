@@ -27,12 +27,13 @@ from agent.telemetry.drift import VERDICTS
 
 log = logging.getLogger(__name__)
 Publish = Callable[[Outgoing, Callable[[str | None], None]], None]
-# Where an update stands, in the update entity's JSON. An update that went back is no news any more.
+# Where an update stands, in the update entity's JSON.
 _UPDATE = (
-    "{% set here = value_json.serving.release | default(0) | string %}"
-    "{% set going = value_json.job == 'IN_PROGRESS' %}{% set t = value_json.target %}"
-    "{{ {'installed_version': here,"
-    " 'latest_version': t.release | default(0) | string if t and value_json.job != 'FAILED' else here,"
+    "{% set here = value_json.serving.release | default(0) %}"
+    "{% set going = value_json.job == 'IN_PROGRESS' %}"
+    "{% set next = value_json.target if going else value_json.available %}"
+    "{{ {'installed_version': here | string,"
+    " 'latest_version': (next.release | default(0) if next else here) | string,"
     " 'in_progress': going, 'update_percentage':"
     " (100 * value_json.bytes_done / value_json.bytes) | round(1) if going and value_json.bytes else none} | tojson }}"
 )

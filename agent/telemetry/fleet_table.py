@@ -96,8 +96,9 @@ def fleet_row(devices: dict[str, Device]) -> Row:
 def update_rows(devices: dict[str, Device]) -> list[Row]:
     """A row a device and model that has updates, as ``UPDATE_COLUMNS``.
 
-    version: as ``stats`` tells it. release: that is served; 0 is the file that int8d.toml names. reason: the code for
-    which the last update went back; or, with ``check:`` in front, why the repository can't be asked.
+    version: as ``stats`` tells it. release: that is served; 0 is the file that int8d.toml names. to: what the
+    update is about, or what is due. reason: the code for which the last update went back; or, with ``check:`` in front,
+    why the repository can't be asked.
     """
     table = []
     for name, device in devices.items():
@@ -107,9 +108,9 @@ def update_rows(devices: dict[str, Device]) -> list[Row]:
             if said is None:
                 table.append(_row(name, model, version, "?", "?", "-", "-", "not readable"))
                 continue
+            target = said.target if said.job == "IN_PROGRESS" else said.available or said.target
             table.append(_row(
-                name, model, version, said.serving.release, said.state,
-                said.target.release if said.target is not None else "-",
+                name, model, version, said.serving.release, said.state, "-" if target is None else target.release,
                 f"{status.percent(said)} %" if said.bytes else "-", reason(said),
             ))  # fmt: skip
     return table

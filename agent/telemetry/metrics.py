@@ -125,12 +125,16 @@ def _outbox(found: Mapping[str, Any]) -> Iterator[Family]:
 def updates_metrics(statuses: Mapping[str, Status]) -> Iterator[Family]:
     """Where updates stand, by model. A time is told as such, so that its age can be had whenever it was scraped."""
     each = [({"model": name}, status) for name, status in statuses.items()]
+    due = [(labels, s.available) for labels, s in each if s.available is not None]
     targets = [(labels, s, s.target) for labels, s in each if s.target is not None]
     yield _gauge("int8d_update_release", "The release that is served; 0 is the file that int8d.toml names.", *(
         Sample(labels, s.serving.release) for labels, s in each
     ))  # fmt: skip
     yield _gauge("int8d_update_target_release", "The release that the update under way, or the last one, is about.", *(
         Sample(labels, target.release) for labels, _, target in targets
+    ))  # fmt: skip
+    yield _gauge("int8d_update_available_release", "The release that the last check found to be due here.", *(
+        Sample(labels, available.release) for labels, available in due
     ))  # fmt: skip
     yield _gauge("int8d_update_state", "Where the update stands; 1 for its state, 0 for the others.", *(
         Sample(labels | {"state": state}, int(s.state == state)) for labels, s in each for state in STATES

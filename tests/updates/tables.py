@@ -23,7 +23,7 @@ def replaced(document: str, name: str, text: str) -> str:
     """
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     before, found, rest = document.partition(begin)
-    old, ended, after = rest.partition(end)
+    _, ended, after = rest.partition(end)
     if not found or not ended or begin in rest or end in after:
         raise ValueError(f"the document must hold {begin.strip()} and {end} once each, in this order")
     return f"{before}{begin}{text.strip()}\n{end}{after}"
