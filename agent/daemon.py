@@ -284,7 +284,7 @@ class Daemon:
         if not request.settle():
             return
         request.refusal = code
-        self._stats.refused(code)
+        self._stats.refused(code, request.model)
         due = self._refusals_logged.due(code)
         if due:
             more = f" ({due - 1} more since the last that was logged)" if due > 1 else ""

@@ -70,6 +70,10 @@ def families(
     yield Family("int8d_inference_request_failure_total", "counter", COUNTERS["refused"], [
         Sample({"reason": code}, count) for code, count in sorted(s.refusals.items())
     ])  # fmt: skip
+    yield Family("int8d_model_failure_total", "counter", "Requests that a model failed, or was too late for.", [
+        Sample(labels[name] | {"reason": code}, count)
+        for name in models for code, count in sorted(s.failures.get(name, {}).items())
+    ])  # fmt: skip
     yield Family("int8d_dead_letters_total", "counter", "Inputs put aside because the process died over them.", [
         Sample({}, s.refusals.get("poisoned", 0))
     ])  # fmt: skip
