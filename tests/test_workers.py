@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -296,6 +297,30 @@ def test_a_model_that_was_not_there_is_added(world: Callable[..., World]) -> Non
         w.put(f"m{name}")
     assert w.workers.stop(10)
     assert w.answers == {"early": "unknown_model"} | {n: n for n in names} | {f"m{n}": f"m{n}" for n in names}
+
+
+def test_two_models_may_be_replaced_at_once(world: Callable[..., World]) -> None:
+    w = world(Played((1,)), Played((1,)))
+    lost: list[str] = []
+
+    def replace(name: str) -> None:
+        for _ in range(3000):
+            seat = Seat(Played((1,)))
+            w.workers.replace(name, [seat])
+            if any(worker.models[name] is not seat for worker in w.workers._workers):
+                lost.append(name)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=replace, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert lost == []
 
 
 # With a real model
