@@ -311,7 +311,7 @@ def test_two_models_may_be_replaced_at_once(world: Callable[..., World]) -> None
         for _ in range(20):
             seat = Seat(Played((1,)))
             w.workers.replace(name, Slow([seat]))
-            if any(worker.models[name] is not seat for worker in w.workers._workers):
+            if any(worker.models.get(name) is not seat for worker in w.workers._workers):
                 lost.append(name)
 
     threads = [threading.Thread(target=replace, args=(name,)) for name in "ab"]
