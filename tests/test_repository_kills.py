@@ -101,6 +101,30 @@ def test_killed_at_any_change_leaves_the_old_state_or_the_new_one(tmp_path: Path
     assert at > 2
 
 
+@pytest.mark.parametrize("role", ["targets", "snapshot", "timestamp"])
+def test_killed_while_it_replaces_a_lost_key_is_whole_after_the_next_refresh(tmp_path: Path, role: str) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    whole = make(base)
+    whole.publish(DIGITS, 1)
+    before = releases(whole, base / "box")
+    for path in whole.keys.rglob(f"{role}-*.pem"):
+        path.unlink()
+    for at in range(1, 200):
+        folder = tmp_path / str(at)
+        repo = copied(base, folder)
+        if ends(OPERATIONS[f"rotate {role}"], repo, at):
+            break
+        if (repo.folder / "metadata" / "2.root.json").exists():
+            repo.refresh()
+        else:
+            assert releases(repo, folder / "box") == before
+            repo.rotate(role)
+        assert releases(repo, folder / "box") == before
+        assert releases(repo, folder / "new box") == before
+    assert at > 4
+
+
 def test_killed_while_it_makes_the_repository_begins_again(tmp_path: Path) -> None:
     (tmp_path / "0").mkdir()
     keys = make(tmp_path / "0").keys
