@@ -224,6 +224,11 @@ def test_without_keys_it_says_what_makes_them(tmp_path: Path, capsys: pytest.Cap
     assert "'int8d-make keys init" in Workbench(tmp_path, capsys).refused(*digits(1))
 
 
+def test_without_what_signs_it_says_what_to_install(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tuf", None)
+    assert "pip install 'int8d[updates]'" in bench.refused(*digits(1))
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
