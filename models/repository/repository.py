@@ -235,6 +235,10 @@ class Repository:
         return document
 
     def _prune(self) -> None:
+        """Removes what no client needs, and what a process that was killed has left half written."""
+        halves = (*self.metadata.glob(".*.json.*"), *(self.folder / "targets").rglob(".*.int8.safetensors*.*"))
+        for path in halves:
+            path.unlink()
         for role, document in (("snapshot", self.snapshot), ("targets", self.targets)):
             for path in self.metadata.glob(f"*.{role}.json"):
                 version = path.name.split(".")[0]
