@@ -290,15 +290,15 @@ class _Reading:
             for piece in self._under_way.values():
                 piece.due, piece.unheard = now, True
             return 0
-        piece = self._under_way.get(event.id)
-        if piece is None:
+        asked = self._under_way.get(event.id)
+        if asked is None:
             return 0
         if event.reply is not None:
-            return self._answered(piece, event.reply)
+            return self._answered(asked, event.reply)
         if event.reason not in (NO_CONNECTION, NO_READER):
             raise Refused("unreachable", f"the broker does not take a request for the repository '"
                           f"{self._transport.topic}' ({event.reason}): its ACL must allow it (int8d acl)")  # fmt: skip
-        self._later(piece)
+        self._later(asked)
         return 0
 
     def _later(self, piece: _Piece) -> None:
