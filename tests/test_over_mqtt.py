@@ -133,8 +133,8 @@ def test_a_server_that_is_told_to_stop_stops(serve) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "metadata/../secret", "../secret", "/etc/passwd", "targets/../../secret", "metadata/.hidden", "secret", "metadata",
-        "metadata/", "targets//digits/aa.1.int8.safetensors", "metadata/link", "targets/out/secret", "metadata/pipe",
+        "metadata/../secret", "../secret", "/etc/passwd", "targets/../../secret", "metadata/.hidden", "secret",
+        "metadata", "metadata/", "targets//digits/aa.1.int8.safetensors", "metadata/link", "targets/out/secret", "metadata/pipe",
         "metadata/\x00", "metadata/none.json", "metadata/timestamp.json\n",
     ],
 )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -91,7 +90,7 @@ def test_pieces_are_long_again_after_an_outage() -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path, pki: Path, stack: ExitStack) -> Iterator[tuple[Mosquitto, Path, Path]]:
+def place(tmp_path: Path, pki: Path, stack: ExitStack) -> tuple[Mosquitto, Path, Path]:
     """The sample broker; box1 has an int8d.toml, box2 is named, ``watcher`` serves, ``client1`` operates."""
     repository = tmp_path / "repository"
     (repository / "metadata").mkdir(parents=True)
@@ -109,7 +108,7 @@ def place(tmp_path: Path, pki: Path, stack: ExitStack) -> Iterator[tuple[Mosquit
     assert written.returncode == 0, written.stderr
     broker = locked_broker(tmp_path / "broker", pki, acl=written.stdout)
     stack.callback(broker.stop)
-    yield broker, pki, repository
+    return broker, pki, repository
 
 
 def _serve(place: tuple[Mosquitto, Path, Path], stack: ExitStack, user: str = "watcher") -> None:
