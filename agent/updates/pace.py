@@ -22,10 +22,7 @@ class Pace:
     """At most ``bytes_per_s`` (0: no limit) on average: counts the bytes, and sleeps where they came too soon."""
 
     def __init__(
-        self,
-        bytes_per_s: int,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        self, bytes_per_s: int, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._rate, self._clock, self._sleep = bytes_per_s, clock, sleep
         self._paid_until = float("-inf")
@@ -61,7 +58,7 @@ class Patience:
         if self._bytes < self._rate * self._waited_s:
             raise Refused(
                 "too_slow",
-                f"the repository gave {self._bytes} bytes in {self._waited_s:.0f} s: if the network is that slow, lower "
+                f"{self._bytes} bytes came in {self._waited_s:.1f} s: if the network is no faster, lower "
                 "updates.min_bytes_per_s",
             )
         self._bytes, self._waited_s = 0, 0.0

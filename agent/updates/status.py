@@ -62,3 +62,28 @@ def job_of(state: State) -> Job:
     if state == "idle":
         return "IDLE"
     return "SUCCEEDED" if state == "committed" else "FAILED" if state == "rolled_back" else "IN_PROGRESS"
+
+
+def percent(status: Status) -> int:
+    """Of the target's bytes, how much is here: 0..100."""
+    return min(100, max(0, 100 * status.bytes_done // status.bytes)) if status.bytes > 0 else 0
+
+
+def every(prefix: str) -> str:
+    """The topic filter of all devices' and models' statuses."""
+    return f"{prefix}/+/v2/repository/models/+/status"
+
+
+def place(topic: str, prefix: str) -> tuple[str, str]:
+    """Device and model of a topic of ``every(prefix)``."""
+    levels = topic.removeprefix(prefix + "/").split("/")
+    return levels[0], levels[-2]
+
+
+def parse(topic: str, payload: bytes, prefix: str) -> Status | None:
+    """None for what is no status, and for one of another device or model than its topic's."""
+    try:
+        found = msgspec.json.decode(payload, type=Status)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if (found.device, found.model) == place(topic, prefix) else None
