@@ -14,13 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from agent.updates import pieces
+from agent.config.tables import Broker, Updates
+from agent.updates import child, fetch, find, pieces
 from agent.updates.over_mqtt import OverMqtt
 from agent.updates.pieces import Request
 from agent.updates.reasons import Refused
 from tests.agent_process import Peer
 from tests.broker import Mosquitto
+from tests.repository import make
 from tests.repository_server import TOPIC, Liar, Served, over_mqtt
+from tests.variants import variant
 
 BIG = "targets/digits/aa.1.int8.safetensors"
 SIZE = 3_000_017
@@ -134,8 +137,8 @@ def test_a_server_that_is_told_to_stop_stops(serve) -> None:
     "path",
     [
         "metadata/../secret", "../secret", "/etc/passwd", "targets/../../secret", "metadata/.hidden", "secret",
-        "metadata", "metadata/", "targets//digits/aa.1.int8.safetensors", "metadata/link", "targets/out/secret", "metadata/pipe",
-        "metadata/\x00", "metadata/none.json", "metadata/timestamp.json\n",
+        "metadata", "metadata/", "targets//digits/aa.1.int8.safetensors", "metadata/link", "targets/out/secret",
+        "metadata/pipe", "metadata/\x00", "metadata/none.json", "metadata/timestamp.json\n",
     ],
 )  # fmt: skip
 def test_what_is_no_file_of_the_repository_is_not_found(serve, device, repository: Path, path: str) -> None:
@@ -352,3 +355,36 @@ def test_a_broker_that_takes_the_connection_and_says_nothing_is_unreachable(stac
         with pytest.raises(Refused) as refused:
             _whole(transport)
     assert refused.value.code == "unreachable"
+
+
+def test_a_release_is_found_and_fetched_over_mqtt_alone(tmp_path: Path, broker: Mosquitto, stack: ExitStack) -> None:
+    """The steps in their child processes, as the daemon starts them; the broker dies while the model comes."""
+    repo = make(tmp_path)
+    model = variant(tmp_path, 1)
+    repo.publish(model, release=3)
+    served = Served(repo.folder, broker.port)
+    stack.callback(served.kill)
+    settings = Updates(repository=TOPIC, root=str(repo.root), transport="mqtt", max_bytes_per_s=16_000,
+                       request_timeout_s=1.0)  # fmt: skip
+    here = Broker(port=broker.port, reconnect_min_s=0.05, reconnect_max_s=0.2)
+    folder = tmp_path / "updates"
+    folder.mkdir()
+    ask = find.Ask(folder=str(folder), device="box1", model="digits", settings=settings, broker=here)
+    found = child.run("find", ask, find.Found, timeout_s=30)
+    assert found.target is not None
+    assert found.target.release.release == 3
+
+    seen: list[int] = []
+
+    def progress(done: int) -> None:
+        seen.append(done)
+        if len(seen) == 1:
+            assert done < found.target.bytes
+            broker.kill()
+            threading.Timer(0.3, broker.start).start()
+
+    part = tmp_path / "part"
+    wanted = fetch.Ask(target=found.target, part=str(part), device="box1", settings=settings, broker=here)
+    fetched = child.run("fetch", wanted, fetch.Fetched, timeout_s=60, progress=progress)
+    assert fetched.bytes == found.target.bytes
+    assert part.read_bytes() == model.read_bytes()
