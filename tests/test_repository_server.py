@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,22 @@ def test_what_nobody_waits_for_any_more_is_not_answered() -> None:
     taken = waiting.take(0)
     assert taken is not None
     assert taken[1] == _request(2)
+
+
+def test_garbage_is_told_from_requests_and_replies() -> None:
+    source = random.Random(3)
+    request = pieces.encode_request(_request(1))
+    reply = pieces.answer(_request(1), b"piece" * 10, 50, "1")
+    whole = 0
+    for _ in range(5000):
+        for payload, decode in ((request, pieces.decode_request), (reply, pieces.decode_reply)):
+            bad = bytearray(payload)
+            for _ in range(source.randint(1, 4)):
+                bad[source.randrange(len(bad))] = source.randrange(256)
+            with suppress(pieces.Malformed):
+                got = decode(bytes(bad[: source.randint(0, len(bad) + 50)]))
+                whole += isinstance(got, pieces.Reply) and got.whole and got.piece != b"piece" * 10
+    assert whole == 0
 
 
 def _asked(carried: int, count: int) -> list[int]:

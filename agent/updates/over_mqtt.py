@@ -37,25 +37,27 @@ _TICK_S = 0.25
 
 
 class PieceLength:
-    """How long pieces are asked for: halved when one is not answered, doubled when one comes, and never again as long
-    as one that was lost twice while shorter ones came.
+    """How long pieces are asked for: halved when one is not answered, doubled when one comes. A length that was lost
+    twice while shorter ones came, and that never came itself, is not tried again: the broker does not carry it.
     """
 
     def __init__(self, most: int) -> None:
         self._most = self.now = most
         self._lost: set[int] = set()  # not answered
         self._suspect: set[int] = set()  # and a shorter one was
+        self._carried = 0  # the longest that came
 
     def late(self, length: int) -> None:
         """A piece of that length was not answered."""
         half = max(LEAST, length // 2)
-        if length in self._suspect:
+        if length in self._suspect and length > self._carried:
             self._most = min(self._most, half)
         self._lost.add(length)
         self.now = min(self.now, self._most, half)
 
     def came(self, length: int) -> None:
         """A piece of that length was answered in full."""
+        self._carried = max(self._carried, length)
         self._lost.discard(length)
         self._suspect.discard(length)
         self._suspect |= {lost for lost in self._lost if lost > length}
