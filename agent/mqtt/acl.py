@@ -49,8 +49,8 @@ def acl(
     clients: user -> the devices that it may ask. senders: (user, topic or filter that it publishes to), for routes; it
     may also read where the routes' replies go. watchers: users that read what all devices say of themselves.
     operators: users that may have all devices look for updates, and read where these stand. others: user -> what it
-    may, as ``Device.more``. Raises ``ConfigError`` for unknown devices, topics that no route takes, two devices of one name, and text that an
-    ACL can't hold.
+    may, as ``Device.more``. Raises ``ConfigError`` for unknown devices, topics that no route takes, two devices of one
+    name, and text that an ACL can't hold.
     """
     lines: _Lines = {}
     names = {d.name: d for d in devices}
