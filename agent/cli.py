@@ -19,7 +19,7 @@ COMMANDS = {
     "send": "send files to an agent over MQTT, until each is answered",
     "watch": "show devices, models and latencies, live",
     "update": "see, check, install or take back models that come over the air",
-    "key": "make a key for encrypted messages, or show its public half",
+    "key": "make a key for encrypted messages or models, or show its public half",
     "acl": "write a mosquitto ACL that gives each device and client only its topics",
 }
 EXIT_USAGE, EXIT_CONFIG, EXIT_INTERRUPTED = 2, 78, 130

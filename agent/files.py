@@ -1,5 +1,5 @@
 """State on disk: where it lies, and the one helper that writes it, so that a reader sees the old file or the new one,
-whole.
+whole; and how a new key is written.
 """
 
 from __future__ import annotations
@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+
+from agent.errors import ConfigError
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes, mode: int = 0o644) -> None:
@@ -28,6 +30,20 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, mode: int = 0o64
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_new_secret(path: str, data: bytes) -> None:
+    """A new file that its owner alone can read. Raises ``ConfigError`` where there is such a file, or can't be."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except FileExistsError as e:
+        raise ConfigError(f"{path}: is there already; a key that is overwritten is lost") from e
+    except OSError as e:
+        raise ConfigError(f"{path}: can't be written ({e.strerror})") from e
 
 
 def state_folder() -> Path:

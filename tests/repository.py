@@ -8,14 +8,32 @@ repo.folder, repo.root                                  # what is served; the ro
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tuf.api.exceptions import DownloadHTTPError
+from tuf.ngclient import FetcherInterface, Updater
+
 from agent.updates.release import Release, Rollout
+from models.repository.expiry import Expiry
 from models.repository.keys import Keys, init
 from models.repository.publish import publish, revoke
-from models.repository.repository import Expiry, opened
+from models.repository.repository import opened
 from models.repository.upkeep import refresh, rotate
+
+
+class FromFolder(FetcherInterface):
+    """Reads addresses below a folder, as a web server gives them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        path = self._folder / url
+        if not path.is_file():
+            raise DownloadHTTPError("not found", 404)
+        yield path.read_bytes()
 
 
 @dataclass
@@ -53,6 +71,15 @@ class Repo:
             entry = repository.find(name, release)
         parent, _, file = entry.path.rpartition("/")
         return self.folder / "targets" / parent / f"{entry.file.hashes['sha256']}.{file}"
+
+    def client(self, state: Path) -> Updater:
+        """A TUF client that begins with the first root; what it has seen it keeps in ``state``. One per refresh."""
+        (state / "metadata").mkdir(parents=True, exist_ok=True)
+        (state / "targets").mkdir(exist_ok=True)
+        return Updater(
+            str(state / "metadata"), "metadata/", str(state / "targets"), "targets/", FromFolder(self.folder),
+            bootstrap=self.root.read_bytes(),
+        )  # fmt: skip
 
     def copy(self, folder: Path) -> Path:
         """The repository as it is now, elsewhere."""

@@ -81,16 +81,13 @@ def _statuses(config: Config) -> list[Status]:
 
 
 def _perform(config: Config, wanted: Ask, tell: Callable[[Status], None]) -> Status:
-    from agent.updates import control
-    from agent.updates.steps import Children
-    from agent.updates.updater import Updates
+    from agent.updates import control, updater
 
-    folder = config.device_folder / "updates"
-    status = control.ask(folder, wanted, tell)
+    status = control.ask(config.device_folder / "updates", wanted, tell)
     if status is not None:
         return status
     print("int8d does not run here: what is installed now serves from its next start", file=sys.stderr)
-    updates = Updates(config.device, [m.name for m in config.model], folder, config.updates, Children(config, folder))
+    updates = updater.of(config)
     assert wanted.action != "status"
     try:
         return updates.perform(wanted.model, wanted.action, tell, wanted.release)

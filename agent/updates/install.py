@@ -34,6 +34,32 @@ log = logging.getLogger(__name__)
 # No fault of the release: it may be tried again by itself.
 PASSING = frozenset({"unreachable", "not_found", "not_a_repository", "too_slow", "truncated", "endless_data", "damaged",
                      "no_space", "disk", "clock", "expired", "interrupted"})  # fmt: skip
+POINTS = (
+    "before begin",
+    "after begin",
+    "before fetch",
+    "after fetch",
+    "before fetched",
+    "after fetched",
+    "before test",
+    "after test",
+    "after tested",
+    "before pending",
+    "after pending",
+    "before probation",
+    "after probation",
+    "before load",
+    "after load",
+    "before switch",
+    "in the middle of switch",
+    "after switch",
+    "before commit",
+    "in the middle of commit",
+    "after commit",
+    "before rollback",
+    "in the middle of rollback",
+    "after rollback",
+)
 _TELL_S = 0.5  # progress is told that often at most
 
 
@@ -44,8 +70,10 @@ class Steps(Protocol):
         """Brings the file to ``part``, verified and synced; goes on with what is there."""
         ...
 
-    def test(self, model: str, target: Target, file: Path, stop: threading.Event) -> dict[str, float]:
-        """Whether it runs here, within its budgets; what was measured."""
+    def test(
+        self, model: str, target: Target, file: Path, serving: Target | None, stop: threading.Event
+    ) -> dict[str, float]:
+        """Whether it runs here, within its budgets; what was measured, beside what is in service."""
         ...
 
 
@@ -85,7 +113,8 @@ class Settings(Protocol):
 
 
 def reached(point: str) -> None:
-    """Called at each point where a death must do no harm; tests die here."""
+    """Called at each of ``POINTS``, where a death must do no harm; tests die here."""
+    assert point in POINTS, point
     log.debug("reached: %s", point)
 
 
@@ -184,8 +213,11 @@ class Install:
         damaged, previous = record.committed, record.previous
         log.error("model %s: release %s can't serve (%s)", self._model, _name(damaged), why)
         sound = previous if previous is not None and self._store.has(previous) else None
+        floor = record.floor
+        if code == "damaged" and damaged is not None:  # to be fetched once more
+            floor = min(floor, damaged.release.release - 1)
         return self._note(state="rolled_back", target=damaged, committed=sound, previous=None, switched=False,
-                          reason=Reason(code, why))  # fmt: skip
+                          floor=floor, reason=Reason(code, why))  # fmt: skip
 
     def _mend(self, record: Record) -> None:
         serving = record.serving
@@ -244,7 +276,7 @@ class Install:
     def _test(self) -> bool:
         target = self._target()
         reached("before test")
-        measured = self._steps.test(self._model, target, self._store.file(target), self._stop)
+        measured = self._steps.test(self._model, target, self._store.file(target), self.record.committed, self._stop)
         reached("after test")
         self._journal.write(state="tested", step="", test=measured)
         reached("after tested")

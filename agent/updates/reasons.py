@@ -23,6 +23,7 @@ CODES = {
     "truncated": "fewer bytes came than were announced",
     "damaged": "the file's bytes are not those that were signed",
     "bad_root": "updates.root is not a root that can be trusted",
+    "floors": "what the device remembers of the repository can't be read",
     "clock": "the clock is behind the time that the repository has signed",
     # This device
     "no_space": "there is not enough free space",

@@ -33,6 +33,7 @@ from agent.updates.reasons import Refused
 log = logging.getLogger(__name__)
 PLACES = 2  # inferences that wait for the candidate
 CLOSE = 0.01  # of the largest element: how far apart the elements of equal outputs lie, where there are no classes
+REST_S = 0.002  # after a run, or as long as the run took: it has half a core at most, and the interpreter seldom
 SURE = 0.01  # chance alone gives a true agreement of min_agreement away less often than this
 _Inference = tuple[Mapping[str, Array], Mapping[str, Array]]
 
@@ -50,7 +51,7 @@ class Shadow:
         self._seen = self._dropped = self._compared = self._agreed = self._errors = 0
         self._first_error = ""
         self._took = Histogram()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._thread.start()
         for predictor in self._in_service:
@@ -58,15 +59,17 @@ class Shadow:
 
     def stop(self, timeout: float = 10.0) -> None:
         """Looks on no more. A run that does not end within ``timeout`` seconds counts as an error."""
-        if self._stopping:
+        if self._stopping.is_set():
             return
         for predictor in self._in_service:
             predictor.hide(self._offer)
-        self._stopping = True
+        self._stopping.set()
         self._offered.put(None)
         self._thread.join(timeout)
         if self._thread.is_alive():
             self._failed(f"a run has not ended within {timeout:g} s")
+        else:
+            self._in_service.clear()  # whoever keeps the report does not keep the engines
 
     def report(self) -> dict[str, float]:
         """seen: inferences that it ran or failed on; dropped: that passed meanwhile; errors; agreement: the share of
@@ -113,9 +116,12 @@ class Shadow:
             log.warning("the shadow runs at normal priority: %s", e)
         while True:
             inference = self._offered.get()
-            if inference is None or self._stopping:
+            if inference is None or self._stopping.is_set():
                 return
+            begun = time.monotonic()
             self._look(*inference)
+            del inference
+            self._stopping.wait(max(REST_S, time.monotonic() - begun))
 
     def _look(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         begun = time.monotonic_ns()
@@ -154,7 +160,8 @@ class Shadow:
                 return False
             a, step = _real(ours, name, given[name])
             b, other_step = _real(theirs, name, array)
-            near = max(CLOSE * float(np.abs(b).max(initial=0.0)), step, other_step)
+            largest = float(np.abs(b).max(initial=0.0, where=np.isfinite(b)))
+            near = max(CLOSE * largest, step, other_step)
             if not np.allclose(a, b, rtol=0.0, atol=near, equal_nan=True):
                 return False
         return True

@@ -1,6 +1,6 @@
 """Updates of all models of a device: when they are looked for, who asked, and what is told.
 
-    updates = Updates(config, folder, steps)
+    updates = of(config)
     files = updates.recover()                   # by model: what to serve
     updates.start(service, tell)                # tell(status): whenever one changes
     updates.ask("digits", "install", answer)    # from any thread
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from agent.config.tables import Config
 from agent.config.tables import Updates as Settings
 from agent.errors import ConfigError, Int8dError
 from agent.updates import install
@@ -33,6 +34,7 @@ from agent.updates.journal import Journal, Record
 from agent.updates.reasons import Refused
 from agent.updates.release import Target
 from agent.updates.status import Reason, Status
+from agent.updates.steps import Children
 from agent.updates.store import Store
 
 log = logging.getLogger(__name__)
@@ -50,13 +52,13 @@ class Steps(install.Steps, Protocol):
 
 
 class Updates:
-    """folder: where their state lies; one process at a time uses it. Raises ``ConfigError`` where another does."""
+    """One process at a time has them. Raises ``ConfigError`` where another does."""
 
-    def __init__(self, device: str, models: Iterable[str], folder: Path, settings: Settings, steps: Steps,
-                 disk: Disk | None = None) -> None:  # fmt: skip
-        disk = disk or Disk()
-        self.folder = folder
-        self._store = Store(folder, disk)
+    def __init__(
+        self, device: str, models: Iterable[str], store: Store, settings: Settings, steps: Steps, disk: Disk
+    ) -> None:
+        self.folder = folder = store.folder
+        self._store = store
         self._finding = threading.Lock()  # they share TUF's folder
         self._lock = _lock(folder)
         self._turns = {
@@ -134,6 +136,14 @@ class Updates:
                 self._store.tidy_staging(model, fetching.sha256 if fetching else "")
         except OSError as e:
             log.error("what is not needed any more can't be removed from %s: %s", self.folder, e)
+
+
+def of(config: Config) -> Updates:
+    """Of all models of a device."""
+    disk = Disk()
+    store = Store(config.device_folder / "updates", disk)
+    names = [m.name for m in config.model]
+    return Updates(config.device, names, store, config.updates, Children(config, store), disk)
 
 
 def _lock(folder: Path) -> int:

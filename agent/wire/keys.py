@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from agent.errors import ConfigError
+from agent.files import write_new_secret
 from agent.wire.hpke import KEY_BYTES, PrivateKey
 
 _SCHEME = "x25519:"
@@ -25,16 +25,7 @@ def create(path: str) -> PrivateKey:
     text = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-    except FileExistsError as e:
-        raise ConfigError(f"{path}: is there already; a key that is overwritten is lost") from e
-    except OSError as e:
-        raise ConfigError(f"{path}: can't be written ({e.strerror})") from e
+    write_new_secret(path, text)
     return PrivateKey(key)
 
 

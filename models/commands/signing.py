@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import Int8dError
+from models.repository.expiry import Expiry
 
 if TYPE_CHECKING:
     from models.repository.repository import Repository
 
-DAYS = {"root": 365, "targets": 180, "snapshot": 14, "timestamp": 3}  # as models.repository.repository.Expiry
+DAYS: dict[str, float] = dataclasses.asdict(Expiry())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +29,7 @@ def add_expiry(parser: argparse.ArgumentParser, *roles: str) -> None:
     for role in roles or ("targets", "snapshot", "timestamp"):
         parser.add_argument(
             f"--expires-{role}", type=float, default=DAYS[role], metavar="DAYS",
-            help=f"for how long {role} metadata is valid (default {DAYS[role]})",
+            help=f"for how long {role} metadata is valid (default {DAYS[role]:g})",
         )  # fmt: skip
 
 
@@ -46,7 +48,7 @@ def writing(args: argparse.Namespace, create: bool = False) -> Iterator[Reposito
     """The repository that the options name, while nobody else writes it. Raises ``Int8dError``."""
     require()
     from models.repository.keys import Keys, passphrase_in
-    from models.repository.repository import Expiry, opened
+    from models.repository.repository import opened
 
     days = {role: days_of(args, role) for role in DAYS}
     keys = Keys(args.keys, passphrase_in(getattr(args, "passphrase_file", None)))

@@ -11,7 +11,6 @@ never overwritten. A missing ``root/`` hinders neither publishing nor refreshing
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from tuf.api.metadata import Metadata, Root
 
 from agent.errors import Int8dError
 from agent.files import write_atomically
+from models.repository.expiry import Expiry, after
 
 ONLINE = ("targets", "snapshot", "timestamp")
 ROLES = ("root", *ONLINE)
-ROOT_DAYS = 365.0
 _ID = 16  # of the 64 digits of a key's id, in file names and messages
 
 
@@ -130,7 +129,7 @@ def init(
     root_keys: int = 3,
     root_threshold: int = 2,
     passphrase: bytes | None = None,
-    root_days: float = ROOT_DAYS,
+    root_days: float = Expiry.root,
 ) -> Keys:
     """Makes the keys of all roles, and the first root metadata: valid for ``root_days``.
 
@@ -143,7 +142,7 @@ def init(
     if folder.exists() and any(folder.iterdir()):
         raise Int8dError(f"{folder} is not empty, and keys are never overwritten: name another folder")
     keys = Keys(folder, passphrase)
-    root = Root(version=1, expires=expiry(root_days), consistent_snapshot=True)
+    root = Root(version=1, expires=after(root_days), consistent_snapshot=True)
     for role, count in (("root", root_keys), *((role, 1) for role in ONLINE)):
         for _ in range(count):
             root.add_key(keys.add(role).public_key, role)
@@ -152,11 +151,6 @@ def init(
     keys.sign("root", metadata, root)
     write_atomically(keys.root, metadata.to_bytes())
     return keys
-
-
-def expiry(days: float) -> datetime:
-    """So many days from now, in whole seconds, as TUF writes it."""
-    return (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
 
 
 def passphrase_in(path: Path | None) -> bytes | None:

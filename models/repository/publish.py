@@ -43,6 +43,7 @@ def publish(
     if group:
         _check_name(group, "group of devices")
     _check_number(repository, name, number, group)
+    repository.require_keys()
     data = _checked_model(path)
     release = Release(
         name, number, group,
@@ -56,7 +57,7 @@ def publish(
         data = _encrypted(data, recipients)
         target += ".age"
     repository.add(target, data, custom_of(release))
-    repository.commit()
+    repository.commit("targets")
     return release
 
 
@@ -69,7 +70,7 @@ def revoke(repository: Repository, entry: Entry, reason: str) -> Release:
         raise Int8dError("a withdrawn release takes a reason: people read it on the device")
     release = msgspec.structs.replace(entry.release, withdrawn=reason.strip())
     repository.describe(entry.path, custom_of(release))
-    repository.commit()
+    repository.commit("targets")
     return release
 
 

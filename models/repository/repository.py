@@ -2,7 +2,7 @@
 
     with opened(Path("repo"), Keys(Path("keys"))) as repository:
         repository.add("digits/3.int8.safetensors", data, custom)
-        repository.commit()
+        repository.commit("targets")
 
 Snapshots are consistent: each version of a metadata file and each target has a name of its own, nothing that a client
 may be reading changes, and ``timestamp.json``, which says what is current, is written last. A process that is killed
@@ -17,11 +17,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tuf.api.exceptions import RepositoryError
@@ -31,26 +32,13 @@ from tuf.api.serialization import DeserializationError
 from agent.errors import Int8dError
 from agent.files import write_atomically
 from agent.updates.release import ISSUED, Release, release_of
-from models.repository.keys import ONLINE, ROOT_DAYS, Keys, expiry
+from models.repository.expiry import Expiry, after
+from models.repository.keys import ONLINE, Keys
 
 _KEPT = 8  # versions of snapshot and targets; a client that is reading an older one begins again
 _LOCK_S = 60.0
 _MAX_TARGETS = 5_000_000  # bytes of targets metadata that a client reads
 Document = Metadata[Any]
-
-
-@dataclass(frozen=True)
-class Expiry:
-    """Days for which a role's metadata is valid once signed.
-
-    timestamp: how long a device can be kept from new releases without noticing; it takes ``repo refresh`` more often
-    than that. snapshot and targets are renewed by the refresh after half of theirs.
-    """
-
-    root: float = ROOT_DAYS
-    targets: float = 180.0
-    snapshot: float = 14.0
-    timestamp: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +60,7 @@ class Repository:
         self.folder, self.keys, self.expires = folder, keys, expires
         self.metadata = folder / "metadata"
         self._roots = self._trusted_roots()
+        self._stale: set[str] = set()  # roles whose file is signed by the keys of the root before the newest
         if (self.metadata / "timestamp.json").exists():
             self._read()
         elif not create:
@@ -128,48 +117,54 @@ class Repository:
         """Says something else of a target; its file stays."""
         self.targets.signed.targets[path].unrecognized_fields["custom"] = custom
 
-    def commit(
-        self, changed: tuple[str, ...] = ("targets",), signers: dict[str, tuple[Root, ...]] | None = None
-    ) -> None:
-        """Signs and writes the roles in ``changed``, those that must tell of them, and ``timestamp.json`` last.
+    def commit(self, *changed: str, also: Mapping[str, Root] = MappingProxyType({})) -> list[str]:
+        """Signs and writes the roles in ``changed``, those that must tell of them, and ``timestamp.json`` last. Gives
+        the roles that were signed.
 
-        signers: of a role, roots whose keys sign it beside the newest root's. Raises ``Int8dError`` where a key is
+        also: of a role, a root whose keys sign it beside the newest root's. Raises ``Int8dError`` where a key is
         missing, before anything is written; OSError.
         """
-        changed = ONLINE if self.new else changed
-        signers = {role: (signers or {}).get(role, (self.root.signed,)) for role in ONLINE}
-        for role in ONLINE:
-            for root in signers[role]:
-                self.keys.require(role, root)
-        self._write_roots()
-        if "targets" in changed:
-            data = self._signed("targets", self.targets, signers["targets"])
+        todo = set(ONLINE) if self.new else {*changed, *self._stale, "timestamp"}
+        if "targets" in todo:
+            todo.add("snapshot")
+        roots = {role: (self.root.signed, also[role]) if role in also else (self.root.signed,) for role in ONLINE}
+        self.require_keys()
+        self._write_first_root()
+        if "targets" in todo:
+            data = self._signed("targets", self.targets, roots["targets"])
             if len(data) > _MAX_TARGETS:
                 raise Int8dError(f"the list of releases has {len(data):,} bytes, and a device reads {_MAX_TARGETS:,}")
             self._write(f"{self.targets.signed.version}.targets.json", data)
             self.snapshot.signed.meta = {
                 "targets.json": MetaFile.from_data(self.targets.signed.version, data, ["sha256"])
             }
-        if {"targets", "snapshot"} & set(changed):
-            data = self._signed("snapshot", self.snapshot, signers["snapshot"])
+        if "snapshot" in todo:
+            data = self._signed("snapshot", self.snapshot, roots["snapshot"])
             self._write(f"{self.snapshot.signed.version}.snapshot.json", data)
             self.timestamp.signed.snapshot_meta = MetaFile.from_data(self.snapshot.signed.version, data, ["sha256"])
         self.timestamp.signed.unrecognized_fields[ISSUED] = int(time.time())
-        self._write("timestamp.json", self._signed("timestamp", self.timestamp, signers["timestamp"]))
+        self._write("timestamp.json", self._signed("timestamp", self.timestamp, roots["timestamp"]))
         self.new = False
+        self._stale.clear()
         self._prune()
+        return [role for role in ONLINE if role in todo]
+
+    def require_keys(self) -> None:
+        """Raises ``Int8dError`` where a key that ``commit`` needs is missing."""
+        for role in ONLINE:
+            self.keys.require(role, self.root.signed)
 
     def add_root(self, root: Document) -> None:
         """A new version of the root metadata, signed already; written at once."""
         path = self.metadata / f"{root.signed.version}.root.json"
         _verify(self.root, "root", root, path)
         _verify(root, "root", root, path)
-        self._write_roots()
+        self._write_first_root()
         write_atomically(path, root.to_bytes())
         self._roots.append(root)
 
-    def _write_roots(self) -> None:
-        """The first one comes from the keys' folder; it is there before anything that it signs for."""
+    def _write_first_root(self) -> None:
+        """It comes from the keys' folder; it is there before anything that it signs for."""
         self.metadata.mkdir(parents=True, exist_ok=True)
         first = self.metadata / f"{self._roots[0].signed.version}.root.json"
         if not first.exists():
@@ -179,7 +174,7 @@ class Repository:
         signed: Signed = document.signed
         if document.signatures:
             signed.version += 1
-        signed.expires = expiry(getattr(self.expires, role))
+        signed.expires = after(getattr(self.expires, role))
         self.keys.sign(role, document, *roots)
         return document.to_bytes()
 
@@ -235,6 +230,7 @@ class Repository:
             if len(self._roots) == 1:
                 raise
             _verify(self._roots[-2], role, document, path)
+            self._stale.add(role)
         return document
 
     def _prune(self) -> None:

@@ -80,7 +80,7 @@ def abort(repository: Repository, entry: Entry) -> Release:
 def _change(repository: Repository, entry: Entry, rollout: Rollout) -> Release:
     release = msgspec.structs.replace(entry.release, rollout=rollout)
     repository.describe(entry.path, custom_of(release))
-    repository.commit()
+    repository.commit("targets")
     return release
 
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from tuf.api.metadata import Metadata, Root
 
 from agent.errors import Int8dError
-from models.repository.keys import ROLES, expiry
+from models.repository.expiry import after
+from models.repository.keys import ROLES
 from models.repository.repository import Repository, remaining_days
 
 
@@ -21,16 +22,11 @@ def refresh(repository: Repository) -> list[str]:
     """Signs ``timestamp.json`` anew, and the other roles that have less than half of their days left, root where its
     keys are here. Gives the roles that were signed. Raises ``Int8dError`` where a key is missing.
     """
-    signed = []
+    signed = repository.commit(*(role for role in ("targets", "snapshot") if _due(repository, role)))
     if _due(repository, "root") and _root_keys_here(repository):
-        root = _next_root(repository)
-        _add(repository, root, repository.root.signed)
+        _add(repository, _next_root(repository), repository.root.signed)
         signed.append("root")
-    due = tuple(role for role in ("targets", "snapshot") if _due(repository, role))
-    repository.commit(due)
-    if due == ("targets",):
-        due = ("targets", "snapshot")
-    return [*signed, *due, "timestamp"]
+    return signed
 
 
 def rotate(repository: Repository, role: str, chosen: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
@@ -54,11 +50,11 @@ def rotate(repository: Repository, role: str, chosen: Sequence[str] | None = Non
     if role == "root":
         _add(repository, root, old)
     elif all(keyid in keys.of(role) for keyid in gone):
-        repository.commit((role,), {role: (old, root)})
+        repository.commit(role, also={role: root})
         _add(repository, root, old)
     else:
         _add(repository, root, old)
-        repository.commit((role,))
+        repository.commit(role)
     for keyid in gone:
         keys.forget(role, keyid)
     return come, gone
@@ -67,7 +63,7 @@ def rotate(repository: Repository, role: str, chosen: Sequence[str] | None = Non
 def _next_root(repository: Repository) -> Root:
     root: Root = copy.deepcopy(repository.root.signed)
     root.version += 1
-    root.expires = expiry(repository.expires.root)
+    root.expires = after(repository.expires.root)
     return root
 
 
@@ -91,7 +87,8 @@ def _chosen(keyids: list[str], role: str, chosen: Sequence[str] | None) -> list[
 
 
 def _due(repository: Repository, role: str) -> bool:
-    return remaining_days(getattr(repository, role)) < getattr(repository.expires, role) / 2
+    days: float = getattr(repository.expires, role)
+    return remaining_days(getattr(repository, role)) < days / 2
 
 
 def _root_keys_here(repository: Repository) -> bool:

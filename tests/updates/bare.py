@@ -41,7 +41,9 @@ class BareSteps:
         Disk().sync(part)
         progress(target.bytes)
 
-    def test(self, model: str, target: Target, file: Path, stop: threading.Event) -> dict[str, float]:
+    def test(
+        self, model: str, target: Target, file: Path, serving: Target | None, stop: threading.Event
+    ) -> dict[str, float]:
         assert file.read_bytes() == text(target.release.release)
         if "test" in self._fails:
             raise self._fails["test"]

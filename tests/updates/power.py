@@ -4,10 +4,10 @@
         ...                                                # raises Cut
     cut.leave(copy)                                        # the folder, as the next start finds it
 
-The calls that change a disk are watched while they go to a real folder. A file's bytes are safe since its last fsync, a
-name in a folder since the folder's last. ``loses``: what becomes of the rest. ``all``: none of it was written.
-``bytes``: names were, bytes were not, as ext4 does after a rename without fsync. ``some``: of each file and name, a coin
-decides.
+The calls that change a disk are watched while they go to a real folder. A file's bytes are safe since its last fsync,
+a name in a folder since the folder's last. ``loses``: what becomes of the rest. ``all``: none of it was written.
+``bytes``: names were, bytes were not, as ext4 does after a rename without fsync. ``some``: of each file and name, a
+coin decides.
 """
 
 from __future__ import annotations
