@@ -39,9 +39,10 @@ def _killed(operation: Callable[[Repo], object], repo: Repo, at: int) -> None:
     def before(event: str, args: tuple[object, ...]) -> None:
         nonlocal changes
         written = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-        changes += bool(written or event in CHANGES)
-        if changes == at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if written or event in CHANGES:
+            changes += 1
+            if changes == at:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(before)
     operation(repo)
