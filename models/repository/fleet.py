@@ -92,8 +92,7 @@ def as_text(found: Count) -> str:
         *([f"  newer        {found.newer}"] if found.newer else []),
         f"  rolled back  {sum(found.rolled_back.values())}" + (f": {reasons}" if reasons else ""),
         f"  failed       {100 * found.failure_share:.1f} %, "
-        + ("which is past" if found.exceeded else "below")
-        + f" the threshold of {100 * found.abort_threshold:g} %",
+        f"{'at or past' if found.exceeded else 'below'} the threshold of {100 * found.abort_threshold:g} %",
     ]
     return "\n".join(lines)
 

@@ -135,7 +135,9 @@ def play(attack: Attack, folder: Path) -> Outcome:
         world.web.folder = world.sim.folder
         world.settings, world.wanted, world.clock, world.impatient = settings, None, time.time, False
         if not attack.lasting:
-            world.sim.expires = dict.fromkeys(world.sim.expires, datetime.now(UTC).replace(microsecond=0) + timedelta(30))
+            world.sim.expires = dict.fromkeys(
+                world.sim.expires, datetime.now(UTC).replace(microsecond=0) + timedelta(30)
+            )
             world.publish()
         return Outcome(code, message, "" if attack.lasting else _tried(world)[0])
 
