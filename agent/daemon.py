@@ -25,8 +25,9 @@ from agent.http.v2 import Api
 from agent.integrations.home_assistant import HomeAssistant
 from agent.integrations.sparkplug import EdgeNode
 from agent.journal import Journal
-from agent.live import Live, Models, trim
+from agent.live import Live, Models
 from agent.logs import Sparing, to_stdout
+from agent.memory import give_back
 from agent.mqtt.delivery import Delivery
 from agent.mqtt.gate import Gate
 from agent.mqtt.messages import SEALED, Incoming, Outgoing
@@ -337,6 +338,5 @@ def _settle() -> None:
     """After loading: gives back what only the tuner needed, and has the garbage collector pass over the rest from now
     on, which would cost a request 10 ms now and then.
     """
-    gc.collect()
+    give_back()
     gc.freeze()
-    trim()  # 46 MB with ResNet-18, at the first start

@@ -7,8 +7,6 @@ so that going back takes no longer than that.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -21,6 +19,7 @@ from agent.engine import Tuning
 from agent.engine.answers import default_folder
 from agent.engine.engine import noise
 from agent.errors import Int8dError, ModelError
+from agent.memory import give_back
 from agent.modelfile import Header, Model, read
 from agent.notify import Notifier
 from agent.predict import Predictor
@@ -222,13 +221,4 @@ class Live:
         """What nobody serves any more: its memory goes back to the system, or a year of updates would keep it all."""
         if not self._workers.settled(_SETTLE_S):
             log.warning("model %s: a request still runs on what was replaced %g s ago", model, _SETTLE_S)
-        gc.collect()
-        trim()
-
-
-def trim() -> None:
-    """Gives free memory back to the system."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:
-        pass  # another C library than glibc
+        give_back()

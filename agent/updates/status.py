@@ -13,7 +13,7 @@ STATES: tuple[State, ...] = ("idle", "fetching", "fetched", "tested", "pending",
 Job = Literal["IDLE", "IN_PROGRESS", "SUCCEEDED", "FAILED"]  # in the words of AWS IoT Jobs
 
 
-class Version(msgspec.Struct, frozen=True, omit_defaults=True):
+class Version(msgspec.Struct, frozen=True):
     """A release by number and file. release 0 is the file that int8d.toml names."""
 
     release: int = 0
