@@ -21,10 +21,10 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     """Devices that have the model, by where the release stands on them. Each is in one of: waiting, in_progress,
     committed, newer, rolled_back.
 
-    waiting: neither here nor on its way; of these, due: it is their turn (0 where the rollout is not known). hindered: of
-    those that wait or are at it, those that can't go on, by reason. newer: already beyond it. rolled_back: by reason.
-    failure_share: of those that are through with it, 0..1. percent: of all devices whose turn it is; None where the
-    rollout is not known.
+    waiting: neither here nor on its way; of these, due: it is their turn (0 where the rollout is not known).
+    hindered: of those that wait or are at it, those that can't go on, by reason. newer: already beyond it.
+    rolled_back: by reason. failure_share: of those that are through with it, 0..1. percent: of all devices whose turn
+    it is; None where the rollout is not known.
     """
 
     model: str
@@ -81,7 +81,8 @@ def count(
         due=0 if release is None else sum(rollout.includes(s.device, now) for s in waiting),
         in_progress={state: in_progress[state] for state in STATES if state in in_progress},
         hindered=dict(hindered.most_common()), committed=committed, newer=newer,
-        rolled_back=dict(rolled_back.most_common()), failure_share=share, abort_threshold=threshold, exceeded=failed > 0 and share >= threshold,
+        rolled_back=dict(rolled_back.most_common()), failure_share=share,
+        abort_threshold=threshold, exceeded=failed > 0 and share >= threshold,
         percent=None if release is None else rollout.percent(now), aborted=rollout.aborted,
     )  # fmt: skip
 
