@@ -1,0 +1,126 @@
+"""A release that degrades once it serves, or before, goes back by itself; and by hand, and when it is withdrawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.updates.device import ENDED, QUICK, Device
+from tests.updates.traffic import Traffic
+
+MODULE = "tests.updates.planted"
+PLANT = {"PLANT": "2:raise 3:slow 4:nan 5:shadow"}
+SETTINGS = "shadow_s = 0.4\nprobation_s = 4.0\nmin_free_bytes = 1\n"
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    """It has release 1; some of the next ones go bad."""
+    device = Device(tmp_path_factory.mktemp("device"), SETTINGS, module=MODULE)
+    try:
+        device.publish(1)
+        device.start(PLANT)
+        assert device.load()["state"] == "committed"
+        yield device
+    finally:
+        device.__exit__()
+
+
+def rolled_back(status: dict[str, Any], release: int, code: str, serves: int = 1) -> None:
+    assert (status["state"], status["job"], status["target"]["release"]) == ("rolled_back", "FAILED", release), status
+    assert status["reason"]["code"] == code, status
+    assert status["serving"] == status["committed"]
+    assert status["serving"]["release"] == serves
+
+
+@pytest.mark.parametrize(
+    ("release", "code", "refusals"),
+    [(2, "errors", {"internal"}), (3, "latency", set()), (4, "errors", set())],
+    ids=["fails on half of the inputs", "slow", "answers NaN"],
+)
+def test_what_degrades_on_probation_goes_back_by_itself(
+    device: Device, release: int, code: str, refusals: set[str]
+) -> None:
+    device.publish(release)
+    with Traffic(device.broker.port) as traffic:
+        traffic.after(30)  # what it is compared with
+        rolled_back(device.load(), release, code)
+        assert traffic.after() == {1}
+    assert traffic.refused == refusals
+
+
+def test_what_fails_on_live_inputs_does_not_serve_a_single_one(device: Device) -> None:
+    device.publish(5)
+    with Traffic(device.broker.port) as traffic:
+        status = device.load()
+        rolled_back(status, 5, "shadow_errors")
+        assert status["shadow"]["errors"] > 0
+        assert traffic.after() == {1}
+    assert traffic.shown == {1}
+    assert traffic.refused == set()
+
+
+def test_what_disagrees_with_the_model_in_service_does_not_serve(tmp_path: Path) -> None:
+    with Device(tmp_path, "shadow_s = 2.0\nmin_agreement = 0.9\nmin_free_bytes = 1\n") as device:
+        device.publish(1)
+        with Traffic(device.broker.port) as traffic:
+            status = device.load()
+            rolled_back(status, 1, "shadow_disagrees", serves=0)
+            assert status["shadow"]["agreement"] < 0.5
+        assert traffic.shown == {0}
+
+
+def test_a_process_that_dies_three_times_on_probation_goes_back(device: Device) -> None:
+    device.publish(6)
+    with Traffic(device.broker.port) as traffic:
+        device.ask()
+        for start in (1, 2, 3):
+            status = device.wait(lambda s: s["step"] == "probation")
+            assert status["starts"] == start
+            assert traffic.after(2) == {6}
+            device.agent.kill()
+            device.drain()
+            device.restart(PLANT)
+        rolled_back(device.status(), 6, "failed_starts")
+        assert traffic.after() == {1}
+    assert traffic.refused == set()
+
+
+def test_it_goes_back_by_hand_on_probation_and_once_committed(device: Device) -> None:
+    device.publish(7)
+    with Traffic(device.broker.port) as traffic:
+        device.ask()
+        device.wait(lambda s: s["step"] == "probation")
+        done = device.command("rollback")
+        assert done.returncode == 0, done.stderr
+        rolled_back(device.status(), 7, "by_hand")
+        assert traffic.after() == {1}
+
+        device.publish(8)
+        assert device.load()["state"] == "committed"
+        assert traffic.after() == {8}
+        done = device.command("rollback")
+        assert done.returncode == 0, done.stderr
+        rolled_back(device.status(), 8, "by_hand")
+        assert traffic.after() == {1}
+        checked = device.status()["checked_unix_s"]
+        device.ask()  # as the timer does
+        device.wait(lambda s: s["checked_unix_s"] > checked and s["state"] in ENDED)
+        assert traffic.after() == {1}
+    assert traffic.refused == set()
+
+
+def test_what_its_publisher_withdraws_goes_back_by_itself(device: Device) -> None:
+    device.publish(9)  # higher than what was taken back
+    with Traffic(device.broker.port) as traffic:
+        assert device.load()["state"] == "committed"
+        assert traffic.after() == {9}
+        device.repo.revoke(9, "reads sevens as ones")
+        status = device.load()
+        rolled_back(status, 9, "withdrawn")
+        assert "reads sevens as ones" in status["reason"]["message"]
+        assert traffic.after() == {1}
+    assert traffic.refused == set()

@@ -1,0 +1,104 @@
+"""The daemon with releases that go bad on this device: ``PLANT`` says which, and how.
+
+    PLANT="2:crash 3:die" python -m tests.updates.planted run --config int8d.toml
+
+In the release's test: ``crash`` ends the child as a bad kernel would (SIGSEGV), ``hang`` never comes back. In the
+daemon: ``die`` ends it half a second after it began to load the release. On live inputs, once it looks on: ``shadow``
+raises. Once it serves: ``raise`` fails on every second input, ``slow`` takes 20 ms longer, ``nan`` answers with NaN.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agent import cli
+from agent.updates import child
+from agent.updates.release import Release, Target
+
+PLANT = {int(n): fault for n, _, fault in (p.partition(":") for p in os.environ.get("PLANT", "").split())}
+Run = Callable[[Any], Any]
+
+
+def _in_test(path: str, release: Release, key: str | None) -> Any:
+    """Instead of ``open_model`` in the child."""
+    fault = PLANT.get(release.release)
+    if fault == "crash":
+        signal.raise_signal(signal.SIGSEGV)
+    while fault == "hang":
+        time.sleep(3600)
+    return _open_model(path, release, key)
+
+
+def _load(self: Any, name: str, target: Target | None, budget_s: float) -> Any:
+    if target is not None and PLANT.get(target.release.release) == "die":
+        time.sleep(0.5)
+        signal.raise_signal(signal.SIGSEGV)
+    return _models_load(self, name, target, budget_s)
+
+
+def _candidate(self: Any, model: str, target: Target | None) -> None:
+    _live_load(self, model, target)
+    if target is not None and PLANT.get(target.release.release) == "shadow":
+        _plant(self._candidates[model], lambda run, asked: _fail())
+
+
+def _switch(self: Any, model: str) -> None:
+    loaded = self._candidates[model]
+    fault = _SERVING.get(PLANT.get(loaded.target.release.release, "")) if loaded.target else None
+    if fault is not None:
+        _plant(loaded, fault)
+    _live_switch(self, model)
+
+
+def _plant(loaded: Any, fault: Callable[[Run, Any], Any]) -> None:
+    for predictor in loaded.predictors:
+        for engine in (predictor.engine, predictor.batches):
+            engine.run = lambda asked, run=engine.run: fault(run, asked)
+
+
+_count = itertools.count()
+
+
+def _fail() -> Any:
+    raise RuntimeError("planted: the engine fails on this input")
+
+
+def _raise(run: Run, asked: Any) -> Any:
+    return _fail() if next(_count) % 2 else run(asked)
+
+
+def _slow(run: Run, asked: Any) -> Any:
+    time.sleep(0.02)
+    return run(asked)
+
+
+def _nan(run: Run, asked: Any) -> Any:
+    answered = run(asked)
+    for outputs in answered if isinstance(answered, list) else [answered]:
+        for array in outputs.values():
+            array[...] = float("nan")
+    return answered
+
+
+_SERVING = {"raise": _raise, "slow": _slow, "nan": _nan}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] in child.STEPS:
+        from agent.updates import selftest
+
+        _open_model, selftest.open_model = selftest.open_model, _in_test
+        sys.exit(child.main(sys.argv))
+    from agent import live
+
+    child.MODULE = "tests.updates.planted"
+    _models_load, live.Models.load = live.Models.load, _load
+    _live_load, live.Live.load = live.Live.load, _candidate
+    _live_switch, live.Live.switch = live.Live.switch, _switch
+    sys.exit(cli.main())
