@@ -54,8 +54,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """file: what is tested. model: how the service will load it; its ``path`` is not looked at. in_service: what
     answers now, to be timed beside it.
 
-    key: the file of this device's age identities. tuner: its folder is named. latency_budget_ms, memory_budget_bytes: 0,
-    no limit.
+    key: the file of this device's age identities. tuner: its folder is named. latency_budget_ms,
+    memory_budget_bytes: 0, no limit.
     """
 
     file: ModelFile
