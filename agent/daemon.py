@@ -7,7 +7,6 @@ and Sparkplug have their own where they are switched on.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
 import logging
@@ -31,6 +30,7 @@ from agent.integrations.home_assistant import HomeAssistant
 from agent.integrations.sparkplug import EdgeNode
 from agent.journal import Journal
 from agent.logs import Sparing, to_stdout
+from agent.memory import give_back
 from agent.mqtt.delivery import Delivery
 from agent.mqtt.gate import Gate
 from agent.mqtt.messages import SEALED, Outgoing
@@ -309,12 +309,8 @@ def _settle() -> None:
     """After loading: gives back what only the tuner needed, and has the garbage collector pass over the rest from now
     on, which would cost a request 10 ms now and then.
     """
-    gc.collect()
+    give_back()
     gc.freeze()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # 46 MB with ResNet-18, at the first start
-    except AttributeError:
-        pass  # another C library than glibc
 
 
 def _load_models(

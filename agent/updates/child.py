@@ -5,8 +5,9 @@ its time on the interpreter's lock are not the service's.
     python -m agent.updates.child find                    # what that starts; the ask is JSON on stdin
 
 A step is a module of ``STEPS`` with ``Ask`` (a msgspec.Struct) and ``perform(ask, progress) -> reply``. The child
-writes a line of JSON for each ``progress(bytes)``, then one with the reply or with the ``Refused``. It ends with its
-parent, however that ends, and runs at low priority.
+writes a line of JSON for each ``progress(bytes)``, then one with the reply or with the ``Refused``; once it has, it is
+ended. It ends with its parent, too, however that ends. It runs at low priority, is the first that the kernel takes
+where memory runs out, leaves no core and gains no privileges.
 """
 
 from __future__ import annotations
@@ -14,30 +15,34 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import IO, TypeVar
 
 import msgspec
 
 from agent.updates.reasons import CODES, Refused
 
 STEPS = {"find": "agent.updates.find", "fetch": "agent.updates.fetch", "test": "agent.updates.selftest"}
-_PDEATHSIG = 1  # prctl's
+MODULE = "agent.updates.child"  # what is started; tests plant faults with another
+_PDEATHSIG, _NO_NEW_PRIVS = 1, 38  # prctl's
 _LAST_WORDS = 4000  # characters of a child's stderr that are kept
 _LINE_BYTES = 1 << 20
-NICE = 10
+_FILES = 512  # open at once; it has no business with many
+_NICE = 10
 Progress = Callable[[int], None]
 T = TypeVar("T")
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
     progress: int | None = None
-    reply: msgspec.Raw | None = None
+    reply: msgspec.Raw = msgspec.Raw()
     code: str = ""
     message: str = ""
 
@@ -54,56 +59,80 @@ def run(
 ) -> T:
     """Performs a step in a child. timeout_s: from start to end, 0: no limit. stop: set, it is given up.
 
+    Call it from a thread that lives as long as the step: the kernel ends the child with the thread that started it.
+
     Raises ``Refused``: the child's own; ``died`` where it ends without a reply; ``late`` past the time;
     ``interrupted`` once stopped.
     """
-    command = [sys.executable, "-m", "agent.updates.child", step, str(os.getpid())]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        ended = threading.Event()
-        why: list[str] = []
-        watch = threading.Thread(target=_watch, args=(process, timeout_s, stop, ended, why), daemon=True)
-        words: list[bytes] = []
-        listen = threading.Thread(target=_listen, args=(process.stderr, words), daemon=True)
-        watch.start()
-        listen.start()
-        try:
-            try:
-                process.stdin.write(msgspec.json.encode(ask))
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # it says why on stderr
-            answer = _read(process.stdout, progress)
+    # -P: what lies in the working folder, which a service can write to, is not imported.
+    command = [sys.executable, "-P", "-m", MODULE, step, str(os.getpid())]
+    pipe = subprocess.PIPE
+    # A session of its own: a terminal's Ctrl-C is for the parent.
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    ended = threading.Event()
+    why: list[str] = []
+    words: list[bytes] = []
+    watch = threading.Thread(target=_watch, args=(process, timeout_s, stop, ended, why), daemon=True)
+    listen = threading.Thread(target=_listen, args=(process.stderr, words), daemon=True)
+    watch.start()
+    listen.start()
+    answer = None
+    try:
+        with suppress(BrokenPipeError):  # it says why on stderr
+            process.stdin.write(msgspec.json.encode(ask))
+            process.stdin.flush()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        answer = _read(process.stdout, progress)
+        if answer is None:
             process.wait()
-        finally:
-            ended.set()
-            process.kill()
-            watch.join()
-            listen.join()
-    if answer is not None and answer.reply is not None:
-        return msgspec.json.decode(answer.reply, type=reply)
-    if answer is not None and answer.code in CODES:
-        raise Refused(answer.code, answer.message)
+    finally:
+        ended.set()
+        process.kill()
+        process.wait()
+        watch.join()
+        listen.join()
+        process.stdout.close()
+        process.stderr.close()
+    if answer is not None:
+        return _taken(answer, reply, step, died)
     if why == ["stop"]:
         raise Refused("interrupted")
     if why == ["late"]:
         raise Refused(late, f"step '{step}' took longer than {timeout_s:g} s")
     told = b"".join(words).decode(errors="replace").strip().splitlines()
-    ending = f"signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"
-    raise Refused(died, f"step '{step}' ended with {ending}" + (f": {told[-1]}" if told else ""))
+    raise Refused(died, f"step '{step}' ended with {_ending(process.returncode)}" + (f": {told[-1]}" if told else ""))
 
 
-def _read(stream: Any, progress: Progress) -> _Line | None:
+def _taken(answer: _Line, reply: type[T], step: str, died: str) -> T:
+    """What a child says is checked: what it ran may have written into its memory."""
+    if answer.code in CODES:
+        raise Refused(answer.code, answer.message)
+    try:
+        return msgspec.json.decode(answer.reply, type=reply)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        raise Refused(died, f"step '{step}' ended with a reply that can't be understood: {e}") from e
+
+
+def _ending(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "signal 9, as the kernel ends what memory runs out for"
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def _read(stream: IO[bytes], progress: Progress) -> _Line | None:
     while line := stream.readline(_LINE_BYTES):
         try:
             said = msgspec.json.decode(line, type=_Line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue  # something printed by a library
-        if said.progress is None:
+        if said.progress is not None:
+            progress(said.progress)
+        elif said.code or bytes(said.reply):
             return said
-        progress(said.progress)
     return None
 
 
@@ -120,8 +149,8 @@ def _watch(
             return
 
 
-def _listen(stream: Any, words: list[bytes]) -> None:
-    while data := stream.read1(65536):
+def _listen(stream: IO[bytes], words: list[bytes]) -> None:
+    while data := os.read(stream.fileno(), 65536):
         words.append(data)
         words[:] = [b"".join(words)[-_LAST_WORDS:]]
 
@@ -130,12 +159,14 @@ def main(argv: list[str]) -> int:
     """In the child."""
     step, parent = argv[1], int(argv[2])
     try:
-        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+        prctl = ctypes.CDLL(None).prctl
+        prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
     except AttributeError:
         pass  # another C library; the parent's end closes our stdout
     if os.getppid() != parent:
-        return 1  # it has ended already
-    os.nice(NICE)
+        return 1  # it ended before it could be told
+    _step_back()
     module = importlib.import_module(STEPS[step])
     ask = msgspec.json.decode(sys.stdin.buffer.read(), type=module.Ask)
     out = os.dup(1)
@@ -151,6 +182,24 @@ def main(argv: list[str]) -> int:
     else:
         tell(_Line(reply=msgspec.Raw(msgspec.json.encode(result))))
     return 0
+
+
+def _step_back() -> None:
+    """Behind the service in all that is scarce, as far as this process may."""
+    with suppress(OSError):  # a unit's filter of system calls
+        os.nice(_NICE)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+    limit(resource.RLIMIT_CORE, 0)  # it would hold keys and plaintext
+    limit(resource.RLIMIT_NOFILE, _FILES)
+
+
+def limit(kind: int, most: int) -> None:
+    """Lowers a soft limit of this process, of ``resource``; never raises it."""
+    soft, hard = resource.getrlimit(kind)
+    most = most if soft == resource.RLIM_INFINITY else min(soft, most)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(kind, (most, hard))
 
 
 if __name__ == "__main__":
