@@ -3,7 +3,8 @@
     PLANT_STEP=crash python -m tests.planted_step test PARENT
 
 ``crash`` ends it as a bad kernel would (SIGSEGV), ``hang`` never comes back, ``freeze`` neither, and keeps the
-interpreter's lock; ``allocate`` takes memory without end. Besides, there are steps that need no model: see ``Ask``.
+interpreter's lock; ``allocate`` takes memory without end, ``fill`` the disk, in a file
+``filled``. Besides, there are steps that need no model: see ``Ask``.
 """
 
 from __future__ import annotations
@@ -80,7 +81,14 @@ def _allocate() -> None:
         kept.append(b"x" * (16 << 20))
 
 
+def _fill() -> None:
+    with open("filled", "wb", buffering=0) as file:
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+
+
 FAULTS = {
+    "fill": _fill,
     "crash": lambda: signal.raise_signal(signal.SIGSEGV),
     "killed": lambda: signal.raise_signal(signal.SIGKILL),
     "hang": _hang,
