@@ -18,6 +18,7 @@ COMMANDS = {
     "bench": "time a model on this box",
     "send": "send files to an agent over MQTT, until each is answered",
     "watch": "show devices, models and latencies, live",
+    "update": "see, check, install or take back models that come over the air",
     "key": "make a key for encrypted messages or models, or show its public half",
     "acl": "write a mosquitto ACL that gives each device and client only its topics",
 }

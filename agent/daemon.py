@@ -14,33 +14,28 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import msgspec
 
 from agent import __version__
 from agent.config import Config, load
-from agent.engine import Tuning
-from agent.engine.answers import default_folder
-from agent.errors import BackendError, ConfigError, Int8dError, ModelError
-from agent.files import state_folder
+from agent.errors import BackendError, ConfigError, ModelError
 from agent.http.server import Server
 from agent.http.v2 import Api
 from agent.integrations.home_assistant import HomeAssistant
 from agent.integrations.sparkplug import EdgeNode
 from agent.journal import Journal
+from agent.live import Live, Models
 from agent.logs import Sparing, to_stdout
 from agent.memory import give_back
 from agent.mqtt.delivery import Delivery
 from agent.mqtt.gate import Gate
-from agent.mqtt.messages import SEALED, Outgoing
+from agent.mqtt.messages import SEALED, Incoming, Outgoing
 from agent.mqtt.outbox import Outbox
 from agent.mqtt.session import Session
 from agent.notify import Notifier
-from agent.predict import Predictor, request_id_of
-from agent.replicas import load_replicas, seats_of
+from agent.predict import request_id_of
 from agent.serving.admission import Admission
-from agent.serving.batcher import Seat
 from agent.serving.lane import Lane
 from agent.serving.request import Request
 from agent.serving.strikes import Strikes
@@ -49,10 +44,14 @@ from agent.telemetry.drift import Drift
 from agent.telemetry.sensors import Sensors
 from agent.telemetry.stats import Stats
 from agent.topics import published_by, routes_of, subscriptions_of
+from agent.updates import updater
+from agent.updates.control import Control
+from agent.updates.remote import Remote
+from agent.updates.status import Status
+from agent.updates.steps import budgets_s
 from agent.wire import oip
 
 log = logging.getLogger(__name__)
-_LOAD_S = 60  # more than a model takes to load, the tuner apart
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: systemd must not start it again
 _PROPERTIES_BYTES = 256 * 1024  # of a packet beside its payload
 _STORE_S = 2.0  # without a connection, replies can still be stored
@@ -83,28 +82,27 @@ class Daemon:
         self._notifier = notifier or Notifier()
         self._refusals_logged = Sparing(_LOG_REFUSALS_S)
         self._drift = Drift(config.drift)
-        self._predictors, replicas = _load_models(config, self._notifier, self._drift)
+        self._state = config.device_folder
+        self._updates = updater.of(config) if config.updates.repository else None
+        self._models = Models(config, self._drift, self._notifier, self._updates)
         self._stats = Stats({
             "device": config.device,
             "int8d": __version__,
-            "models": {
-                name: {"version": p.version, "backend": p.engine.backend, "isa": p.engine.isa}
-                for name, p in self._predictors.items()
-            },
+            "models": {name: loaded.about() for name, loaded in self._models.loaded.items()},
         }, Sensors())  # fmt: skip
         self._admission = Admission(self._refuse, config.limits.max_queued_bytes)
-        self._state = Path(config.state_folder or state_folder()) / config.device
-        seats = seats_of(replicas)
+        seats = self._models.seats()
         self._strikes = Strikes(
             self._state,
             workers=len(seats),
             most=config.containment.max_strikes,
             sync=config.containment.sync,
-            release=f"{__version__} {' '.join(f'{p.name}={p.version}' for p in self._predictors.values())}",
+            release=f"{__version__} {' '.join(f'{p.name}={p.version}' for p in self._models.predictors.values())}",
         )
         self._worker = Workers(seats, self._admission, self._refuse, self._strikes)
         routes = routes_of(config)
         self._outbox = self._make_outbox() if any(r.outbox for r in routes) else None
+        gate = Gate(config.limits, config.base, published_by(config))
         self._delivery = Delivery(
             routes,
             self._admission,
@@ -112,14 +110,14 @@ class Daemon:
             self._refuse,
             config.reply_cache,
             config.limits.max_cached_bytes,
-            Gate(config.limits, config.base, published_by(config)),
+            gate,
             self._outbox,
         )
         self._session = Session(
             config.broker,
             config.broker.client_id or f"int8d-{config.device}",
             subscriptions_of(config, routes),
-            self._delivery.receive,
+            self._receive,
             self._announce,
             will=Outgoing(f"{config.base}/available", b"offline", 1, True),
             most=config.limits.max_payload_bytes + _PROPERTIES_BYTES,
@@ -129,8 +127,11 @@ class Daemon:
         self._http = self._http_server() if config.http.enabled else None
         if self._outbox is not None:
             self._outbox.attach(self._session)
-        headers = {name: p.engine.header for name, p in self._predictors.items()}
-        self._home_assistant = HomeAssistant(config, headers, self._state)
+        self._home_assistant = HomeAssistant(config, self._models.headers, self._state)
+        self._remote = None
+        if self._updates is not None:
+            self._remote = Remote(config.base, self._updates, self._session.publish, gate.reply_topic)
+            self._control = Control(self._updates)
         self._edge_node = None
         if config.sparkplug.enabled:
             client_id = f"{config.broker.client_id or f'int8d-{config.device}'}-sparkplug"
@@ -148,7 +149,10 @@ class Daemon:
             self._edge_node.start()
         self._notifier.send("READY=1")
         self._tell_status()
-        log.info("serving %s", ", ".join(self._predictors))
+        log.info("serving %s", ", ".join(self._models.predictors))
+        if self._updates is not None:
+            live = Live(self._models, self._worker, self._stats, self._config, self._changed, budgets_s(self._config))
+            self._updates.start(live, self._tell_update)
         interval = self._config.stats_interval_s
         watchdog = self._notifier.watchdog_s
         hung_s = self._config.containment.hang_timeout_s
@@ -175,7 +179,7 @@ class Daemon:
     def _http_server(self) -> Server:
         api = Api(
             __version__,
-            self._predictors,
+            self._models.predictors,
             self._admission,
             Lane("http", self._config.http.max_queue),
             self._stats,
@@ -201,6 +205,9 @@ class Daemon:
         log.info("draining: %d requests wait", len(self._admission))
         self._notifier.send("STOPPING=1")
         self._delivery.draining = True
+        if self._updates is not None:
+            self._control.close()
+            self._updates.stop()
         until = time.monotonic() + self._config.drain_timeout_s
 
         def left() -> float:
@@ -218,7 +225,7 @@ class Daemon:
         if self._session.connected:
             told = threading.Event()
             self._publish_stats()
-            for name in self._predictors:
+            for name in self._models.predictors:
                 self._session.publish(Outgoing(self._ready_topic(name), b"false", 1, True))
             self._session.publish(Outgoing(f"{self._config.base}/available", b"offline", 1, True),
                                   lambda reason: told.set())  # fmt: skip
@@ -241,15 +248,36 @@ class Daemon:
             wanted.subscriber_wait_s,
         )
 
+    def _receive(self, message: Incoming) -> None:
+        """On the network thread."""
+        if self._remote is not None and not self._delivery.draining and self._remote.take(message):
+            self._session.done(message)
+        else:
+            self._delivery.receive(message)
+
+    def _tell_update(self, status: Status) -> None:
+        assert self._remote is not None
+        self._remote.tell(status)
+        self._control.tell(status)
+
+    def _changed(self, name: str) -> None:
+        """Another release of a model serves."""
+        log.info("model %s: version %s serves", name, self._models.predictors[name].version)
+        self._publish_stats()
+        if self._session.connected:
+            self._home_assistant.announce(self._session.publish, msgspec.json.decode(self._document()))
+
     def _announce(self) -> None:
         """On every connection: the retained topics that say what is here, and what waited for one."""
         if self._outbox is not None:
             self._outbox.connected()
         self._session.publish(Outgoing(f"{self._config.base}/available", b"online", 1, True))
-        for name in self._predictors:
+        for name in self._models.predictors:
             self._session.publish(Outgoing(self._ready_topic(name), b"true", 1, True))
         self._publish_stats()
         self._home_assistant.announce(self._session.publish, msgspec.json.decode(self._document()))
+        if self._remote is not None:
+            self._remote.announce()
         self._tell_status()
         log.info("connected over MQTT %s", self._session.version)
 
@@ -284,7 +312,7 @@ class Daemon:
         if not request.settle():
             return
         request.refusal = code
-        self._stats.refused(code)
+        self._stats.refused(code, request.model)
         due = self._refusals_logged.due(code)
         if due:
             more = f" ({due - 1} more since the last that was logged)" if due > 1 else ""
@@ -311,21 +339,3 @@ def _settle() -> None:
     """
     give_back()
     gc.freeze()
-
-
-def _load_models(
-    config: Config, notifier: Notifier, drift: Drift
-) -> tuple[dict[str, Predictor], dict[str, list[Seat]]]:
-    """By name: the model's first predictor, and all its replicas."""
-    predictors, replicas = {}, {}
-    tuner = config.tuner
-    tuning = Tuning(tuner.folder or default_folder(), tuner.budget_s) if tuner.enabled else None
-    for model in config.model:
-        # Many models may take longer than a service may take to start.
-        takes_s = _LOAD_S * model.replicas + (2 * tuner.budget_s if tuner.enabled else 0)
-        notifier.send(f"EXTEND_TIMEOUT_USEC={round(takes_s * 1e6)}")
-        try:
-            predictors[model.name], replicas[model.name] = load_replicas(model, config, tuning, drift.watch)
-        except Int8dError as e:
-            raise ModelError(f"model '{model.name}': {e}") from e
-    return predictors, replicas

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.engine import Batches, Engine
-from agent.engine.observation import Observe
+from agent.engine.observation import Observe, Observers
 from agent.errors import InputError
 from agent.serving.request import Ledger, Request
 from agent.wire import kinds, oip, tensors
@@ -48,7 +48,20 @@ class Predictor:
 
             self._images = ImageDecoder(header.preprocess, engine.inputs[header.preprocess.input], limits)
         self._image_input = header.preprocess.input if header.preprocess else ""
-        self.observe: Observe | None = None  # of each inference
+        self.observe: Observe | None = None  # of each inference; may change between two
+
+    def show(self, observe: Observe) -> None:
+        """Has ``observe`` look at each inference from now on, beside those who do. From one thread at a time."""
+        self.observe = Observers.together((*Observers.of(self.observe), observe))
+
+    def hide(self, observe: Observe) -> None:
+        """Ends ``show``; inferences under way may still be shown."""
+        self.observe = Observers.together(tuple(o for o in Observers.of(self.observe) if o != observe))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the classes, as replies have them; empty for what is no classifier."""
+        return self._labels
 
     def predict(
         self,
@@ -63,8 +76,9 @@ class Predictor:
         ledger.stamp("compute_input")
         outputs = self.engine.run(inputs)
         ledger.stamp("compute_infer")
-        if self.observe is not None:
-            self.observe(inputs, outputs)
+        observe = self.observe
+        if observe is not None:
+            observe(inputs, outputs)
         return self._encode(outputs, request_id, ledger)
 
     def predict_batch(self, requests: Sequence[Request]) -> list[bytes | Exception]:
@@ -87,9 +101,10 @@ class Predictor:
         outputs = self.batches.run([inputs for _, inputs, _ in members])
         for i, _, _ in members:
             requests[i].ledger.stamp("compute_infer")
+        observe = self.observe
         for (i, inputs, request_id), output in zip(members, outputs, strict=True):
-            if self.observe is not None:
-                self.observe(inputs, output)
+            if observe is not None:
+                observe(inputs, output)
             results[i] = self._encode(output, request_id, requests[i].ledger)
         taken, last = time.monotonic() - begun, self._took.get(len(requests))
         self._took[len(requests)] = taken if last is None else last + (taken - last) / 8

@@ -1,4 +1,4 @@
-"""The models of the configuration, loaded: for each worker its own engines, where a model has several.
+"""A model, loaded: for each worker its own engine, where it has several replicas.
 
 There are as many workers as the model with the most replicas has; a model with fewer is shared by them, in turns. An
 engine's threads run where the thread that builds it may run, so it is built on the cores that it shall have. Weights
@@ -8,30 +8,21 @@ are there once: what kernels pack of them, engines share.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from agent.config.tables import Config, ModelConfig
 from agent.engine import Engine, Tuning, load, load_batches
-from agent.engine.observation import Observe
 from agent.errors import ConfigError
-from agent.modelfile import Model, read
+from agent.modelfile import Model
 from agent.predict import Predictor
 from agent.serving.batcher import Seat
 
 
 def load_replicas(
-    model: ModelConfig,
-    config: Config,
-    tuning: Tuning | None,
-    watch: Callable[[str, Model], Observe | None] = lambda name, model: None,
-) -> tuple[Predictor, list[Seat]]:
-    """A model's first predictor, and a seat a replica. What the tuner finds for the first holds for the others.
-
-    watch(name, model): who looks at each inference of the model, of all its replicas; None: nobody.
-    """
-    contents = read(model.path, config.model_limits)
-    observe = watch(model.name, contents)
+    model: ModelConfig, contents: Model, config: Config, tuning: Tuning | None
+) -> tuple[list[Predictor], list[Seat]]:
+    """A predictor and a seat for each replica. What the tuner finds for the first holds for the others."""
     predictors: list[Predictor] = []
     seats: list[Seat] = []
     engine: Engine | None = None
@@ -43,9 +34,8 @@ def load_replicas(
                 engine = engine.like(contents)
             batches = load_batches(engine, contents, model.max_batch, tuning)
         predictors.append(Predictor(engine, model.name, model.version, config.limits, batches))
-        predictors[-1].observe = observe
         seats.append(Seat(predictors[-1], cores, model.batch_wait_us / 1e6))
-    return predictors[0], seats
+    return predictors, seats
 
 
 def seats_of(replicas: Mapping[str, Sequence[Seat]]) -> list[dict[str, Seat]]:

@@ -38,9 +38,12 @@ def routes_of(config: Config) -> list[Route]:
 
 
 def subscriptions_of(config: Config, routes: list[Route]) -> list[tuple[str, int]]:
-    """(filter, qos) of each route, shared where the file says so."""
+    """(filter, qos) of each route, shared where the file says so, and of what asks for updates."""
     shares = {r.subscribe: f"$share/{r.share}/{r.subscribe}" for r in config.route if r.share}
-    return [(shares.get(r.filter.text, r.filter.text), r.qos) for r in routes]
+    wanted = [(shares.get(r.filter.text, r.filter.text), r.qos) for r in routes]
+    if config.updates.repository:
+        wanted.append((f"{config.base}/v2/repository/models/+/load", 1))
+    return wanted
 
 
 def published_by(config: Config) -> list[Filter]:

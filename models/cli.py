@@ -1,4 +1,4 @@
-"""``int8d-make``: the workbench's command. Runs where torch is installed; devices never need it.
+"""``int8d-make``: the workbench's command, which devices never need. Making models takes torch, publishing doesn't.
 
 Each subcommand is a module of ``models.commands``, imported when it is used.
 """
@@ -17,14 +17,21 @@ COMMANDS = {
     "build": ("build", "build a model of the zoo"),
     "import": ("import_model", "bring a TFLite, ONNX or torch model"),
     "record": ("record", "record what a model sees and says over usual inputs, for drift on the device"),
+    "serve": ("serve", "serve a repository to devices over MQTT"),
     "check": ("check", "hold a model against the source that it was imported from"),
+    "keys": ("keys", "make the keys that sign releases"),
+    "publish": ("publish", "sign a model as a release that devices install by themselves"),
+    "repo": ("repo", "keep a repository of releases: refresh, rotate keys, revoke, show"),
+    "rollout": ("rollout", "say which devices take a release, and when"),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 with one line on stderr."""
     arguments = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="int8d-make", description="Make int8 models for int8d.")
+    parser = argparse.ArgumentParser(
+        prog="int8d-make", description="Make int8 models for int8d, and publish them to devices."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((a for a in arguments if not a.startswith("-")), None)
     for name, (module, text) in COMMANDS.items():

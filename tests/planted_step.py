@@ -105,7 +105,7 @@ def _planted(*args: Any, **kwargs: Any) -> Any:
 if __name__ == "__main__":
     child.STEPS["planted"] = "tests.planted_step"
     if "PLANT_STEP" in os.environ:
-        from agent import replicas
+        from agent.updates import selftest
 
-        replicas.read = _planted
+        selftest.read = _planted
     sys.exit(child.main(sys.argv))

@@ -44,20 +44,29 @@ def test_the_smallest_config_works_and_the_rest_has_defaults(tmp_path: Path) -> 
     assert (config.model[0].threads, config.model[0].backend) == (1, "auto")
 
 
+WITHOUT_DEFAULT = {"broker.username", "broker.password_file", "encryption.key", "route.deadline_ms", "route.share",
+                   "route.content_type", "updates.ca", "updates.cert", "updates.cert_key", "updates.key"}  # fmt: skip
+
+
 def test_the_sample_names_every_setting_with_its_default(tmp_path: Path) -> None:
     sample = (ROOT / "systemd" / "int8d.toml").read_text()
     shown = _load(tmp_path, sample)
-    optional = {"[broker.tls]", "min_version", "username", "password_file", "ca", "cert", "key"}
-    optional |= {"deadline_ms", "share", "content_type"}
-    lines = []
+    lines, left, table = [], set(), ""
     for line in sample.splitlines():
-        setting = line[1:].split(" ")[0]
-        lines.append(line[1:] if line.startswith("#") and setting and setting not in optional else line)
-    assert len([line for line in lines if line.startswith("#")]) == len(optional) + 2  # the heading, and a second key
+        if line.lstrip("#").startswith("["):
+            table = line.lstrip("#").split("]")[0].strip("[")
+        name = f"{table}.{line[1:].split(' ')[0]}"
+        if line.startswith("# ") or table == "broker.tls" or name in WITHOUT_DEFAULT:
+            left.add(name)
+            lines.append(line)
+        else:
+            lines.append(line.removeprefix("#"))
+    assert left >= WITHOUT_DEFAULT
     assert _load(tmp_path, "\n".join(lines)) == shown
 
 
 TLS = '[broker.tls]\ncert = "{file}"\n'
+UPDATES = '[updates]\nrepository = "{}"\nroot = "{{file}}"\n'
 MISTAKES = {
     "an infinite interval": ("stats_interval_s = inf\n" + SMALLEST, "stats_interval_s"),
     "no host": (SMALLEST.replace("127.0.0.1", ""), "host"),
@@ -75,6 +84,25 @@ MISTAKES = {
     "HTTP without a header": (SMALLEST + "[http]\nmax_header_bytes = 0\n", "max_header_bytes"),
     "HTTP that waits for ever": (SMALLEST + "[http]\ntimeout_s = inf\n", "timeout_s"),
     "HTTP on no port": (SMALLEST + "[http]\nport = 65536\n", "port"),
+    "updates without a root": (SMALLEST + '[updates]\nrepository = "https://a/b"\n', "root"),
+    "updates from a topic over HTTPS": (SMALLEST + UPDATES.format("int8d/repository"), 'transport = "mqtt"'),
+    "updates from a URL over MQTT": (SMALLEST + UPDATES.format("https://a") + 'transport = "mqtt"\n', "not a topic"),
+    "updates in the clear": (SMALLEST + UPDATES.format("http://a.example/b"), "https://"),
+    "a root that is not there": (SMALLEST + UPDATES.format("https://a").replace("{file}", "nowhere"), "updates.root"),
+    "a web certificate without a key": (SMALLEST + '[updates]\ncert = "x"\n', "cert_key"),
+    "a limit below the least": (SMALLEST + "[updates]\nmax_bytes_per_s = 100\n", "max_bytes_per_s"),
+    "a negative interval": (SMALLEST + "[updates]\ninterval = -1\n", "interval"),
+    "an endless probation": (SMALLEST + "[updates]\nprobation_s = inf\n", "probation_s"),
+    "no start of a release": (SMALLEST + "[updates]\nmax_starts = 0\n", "max_starts"),
+    "more agreement than all": (SMALLEST + "[updates]\nmin_agreement = 1.1\n", "min_agreement"),
+    "a model named as a folder of updates": (
+        SMALLEST.replace('digits"\n', 'tuf"\n') + UPDATES.format("https://a"),
+        "model 'tuf'",
+    ),
+    "a route that takes the repository's pieces": (
+        SMALLEST + _route("r/#", "x") + UPDATES.format("r") + 'transport = "mqtt"\n',
+        "repository's 'r/get/box1'",
+    ),
     "a filter over the device's statistics": (SMALLEST + _route("int8d/+/stats", "x"), "for ever"),
 }
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -15,6 +15,7 @@ from agent.config import load
 from agent.integrations.home_assistant import HomeAssistant, slug
 from agent.modelfile import read
 from agent.mqtt.messages import Outgoing
+from agent.updates.status import Reason, State, Status, Version, job_of
 from tests.agent_process import DIGITS, ROUTE, picture, truth
 
 ENABLED = "[home_assistant]\nenabled = true\n"
@@ -42,8 +43,7 @@ class Availability(msgspec.Struct, forbid_unknown_fields=True):
     topic: str
 
 
-class Sensor(msgspec.Struct, forbid_unknown_fields=True):
-    platform: Literal["sensor"]
+class Sensor(msgspec.Struct, forbid_unknown_fields=True, tag_field="platform", tag="sensor"):
     unique_id: str
     name: str
     value_template: str
@@ -57,12 +57,33 @@ class Sensor(msgspec.Struct, forbid_unknown_fields=True):
     json_attributes_template: str | None = None
 
 
+class Update(msgspec.Struct, forbid_unknown_fields=True, tag_field="platform", tag="update"):
+    unique_id: str
+    name: str
+    title: str
+    state_topic: str
+    value_template: str
+    json_attributes_topic: str
+    json_attributes_template: str
+    command_topic: str
+    payload_install: str
+
+
+class UpdateState(msgspec.Struct, forbid_unknown_fields=True):
+    """What an update's value_template gives, as JSON."""
+
+    installed_version: str
+    latest_version: str
+    in_progress: bool
+    update_percentage: Annotated[float, msgspec.Meta(ge=0, le=100)] | None
+
+
 class Discovery(msgspec.Struct, forbid_unknown_fields=True):
     device: Device
     origin: Origin
     availability: list[Availability]
     state_topic: str
-    components: dict[str, Sensor]
+    components: dict[str, Sensor | Update]
 
 
 UNITS = {"temperature": "°C", "duration": "ms", "data_size": "B", "enum": None}
@@ -75,6 +96,8 @@ def _checked(payload: bytes) -> Discovery:
     assert len(set(ids)) == len(ids)
     for key, c in found.components.items():
         assert re.fullmatch(r"[A-Za-z0-9_-]+", key)
+        if isinstance(c, Update):
+            continue
         if c.device_class is not None:
             assert c.unit_of_measurement == UNITS[c.device_class]
         if c.device_class == "enum":  # it may have neither unit nor state class
@@ -123,6 +146,56 @@ def test_a_refusal_makes_the_class_unknown(tmp_path: Path) -> None:
     found = _checked(_made(tmp_path)).components
     for key in ("digits_class", "digits_confidence"):
         assert _filled(found[key].value_template, b'{"error": {"code": "expired", "message": "late"}}') == "None"
+
+
+UPDATES = '[updates]\nrepository = "https://models.example/"\nroot = "root.json"\n'
+
+
+def _update(folder: Path) -> Update:
+    (folder / "root.json").write_text("{}")
+    found = _checked(_made(folder, ROUTE + UPDATES.replace("root.json", f"{folder}/root.json")))
+    update = found.components["digits_update"]
+    assert isinstance(update, Update)
+    return update
+
+
+@pytest.mark.parametrize(("state", "available", "expected"), [
+    ("idle", None, UpdateState("7", "7", False, None)),
+    ("committed", Version(7, "a" * 64), UpdateState("7", "7", False, None)),
+    ("committed", Version(9, "c" * 64), UpdateState("7", "9", False, None)),
+    ("fetching", Version(8, "b" * 64), UpdateState("7", "8", True, 12.5)),
+    ("pending", None, UpdateState("7", "8", True, 12.5)),
+    ("rolled_back", None, UpdateState("7", "7", False, None)),
+])  # fmt: skip
+def test_an_update_entity_shows_which_release_serves_and_which_one_comes(
+    tmp_path: Path, state: State, available: Version | None, expected: UpdateState
+) -> None:
+    said = Status(device="box1", model="digits", state=state, job=job_of(state), serving=Version(7, "a" * 64),
+                  target=Version(8, "b" * 64), available=available, bytes=1000, bytes_done=125)  # fmt: skip
+    shown = _filled(_update(tmp_path).value_template, msgspec.json.encode(said))
+    assert msgspec.json.decode(shown, type=UpdateState) == expected
+
+
+def test_before_any_update_the_release_is_0(tmp_path: Path) -> None:
+    said = msgspec.json.encode(Status(device="box1", model="digits"))
+    shown = _filled(_update(tmp_path).value_template, said)
+    assert msgspec.json.decode(shown, type=UpdateState) == UpdateState("0", "0", False, None)
+
+
+def test_an_update_entitys_attributes_say_why_it_went_back(tmp_path: Path) -> None:
+    why = Reason("latency", 'p99 was 12 ms, "2" before')
+    said = Status(device="box1", model="digits", state="rolled_back", job="FAILED", reason=why)
+    shown = json.loads(_filled(_update(tmp_path).json_attributes_template, msgspec.json.encode(said)))
+    assert shown == {"update_state": "rolled_back", "step": "", "repository": None,
+                     "reason": {"code": "latency", "message": why.message}}  # fmt: skip
+
+
+def test_an_update_entity_is_there_where_updates_are_and_installs_by_the_load_topic(tmp_path: Path) -> None:
+    assert "digits_update" not in _checked(_made(tmp_path)).components
+    update = _update(tmp_path)
+    assert update.state_topic == update.json_attributes_topic == "int8d/box1/v2/repository/models/digits/status"
+    assert update.command_topic == "int8d/box1/v2/repository/models/digits/load"
+    assert json.loads(update.payload_install) == {"parameters": {"action": "install"}}
 
 
 def test_names_that_home_assistant_takes_no_ids_of_get_others(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.commands.watch import fleet_row
 from agent.serving.request import STAGES, Ledger
 from agent.telemetry import fleet, metrics
+from agent.telemetry.fleet_table import Device, fleet_row
 from agent.telemetry.histogram import BUCKETS, Histogram, bucket_of, upper
 from agent.telemetry.prometheus import Buckets, Family, Sample, exposition
 from agent.telemetry.stats import Stats
+from agent.updates.status import STATES, Reason, Status, Version
 
 ABOUT = {"device": "box1", "int8d": "1.0", "models": {"digits": {"version": "1", "backend": "native", "isa": "avx2"}}}
 
@@ -131,13 +132,13 @@ def test_a_fleets_percentiles_are_those_of_all_its_requests() -> None:
             stats.answered("digits", _ledger(ns << device))  # one is slower than the other
             whole.add(ns << device)
         stats.refused("expired")
-        devices[f"box{device}"] = {"available": "online", "stats": json.loads(stats.document())}
-    merged = fleet.merge(entry["stats"] for entry in devices.values())
+        devices[f"box{device}"] = Device("online", json.loads(stats.document()))
+    merged = fleet.merge(entry.stats for entry in devices.values())
     assert merged.devices == 3
     assert merged.counters["answered"] == 3000
     assert merged.refusals == {"expired": 3}
     assert merged.latency["digits"]["total"].percentiles(50, 90, 99) == whole.percentiles(50, 90, 99)
-    devices["stranger"] = {"available": "offline", "stats": None}
+    devices["stranger"] = Device("offline")
     row = fleet_row(devices)
     assert row[:2] == ("all", "3 online")
     assert row[5:9] == ("3000", "3", f"{whole.percentile(50) / 1e6:.2f} ms", f"{whole.percentile(99) / 1e6:.2f} ms")
@@ -153,7 +154,32 @@ def test_a_strangers_document_spoils_only_its_own_share(document: object) -> Non
     merged = fleet.merge([document, json.loads(stats.document())])
     assert merged.counters["answered"] == 1
     assert merged.total().total == 1
-    fleet_row({"a": {"available": "online", "stats": document}})
+    assert fleet_row({"a": Device("online", document)})[:2] == ("all", "1 online")
+
+
+def test_updates_are_told_by_model() -> None:
+    target = Version(8, "b" * 64)
+    said = Status(device="box1", model="digits", state="fetching", job="IN_PROGRESS", serving=Version(7, "a" * 64),
+                  target=target, bytes=1000, bytes_done=250, available=target, checked_unix_s=1.5e9)  # fmt: skip
+    back = Status(device="box1", model="other", state="rolled_back", job="FAILED", target=target,
+                  reason=Reason("latency", "12 ms"), repository=Reason("expired", "since yesterday"))  # fmt: skip
+    page = metrics.page(Stats(ABOUT), 0, True, updates={"digits": said, "other": back}).decode()
+    found = [line for line in page.splitlines() if line.startswith("int8d_update") and not line.endswith("} 0")]
+    assert found == [
+        'int8d_update_release{model="digits"} 7',
+        'int8d_update_target_release{model="digits"} 8',
+        'int8d_update_target_release{model="other"} 8',
+        'int8d_update_available_release{model="digits"} 8',
+        'int8d_update_state{model="digits",state="fetching"} 1',
+        'int8d_update_state{model="other",state="rolled_back"} 1',
+        'int8d_update_target_bytes{model="digits"} 1000',
+        'int8d_update_fetched_bytes{model="digits"} 250',
+        'int8d_update_checked_timestamp_seconds{model="digits"} 1500000000',
+        'int8d_update_check_failing{model="other",reason="expired"} 1',
+        'int8d_update_rolled_back{model="other",reason="latency"} 1',
+    ]
+    assert page.count("int8d_update_state{") == 2 * len(STATES)
+    assert "int8d_update" not in metrics.page(Stats(ABOUT), 0, True).decode()
 
 
 def test_the_exposition_by_hand() -> None:

@@ -247,6 +247,57 @@ def test_one_that_hangs_is_seen_beside_others_that_serve(world: Callable[..., Wo
     assert len(w.answers) == sent
 
 
+# A model is replaced between two requests
+
+
+def test_a_worker_ends_what_it_began_and_then_serves_by_the_new_seat(world: Callable[..., World]) -> None:
+    old, new = Played((1,)), Played((1,))
+    w = world(old)
+    old.gate.clear()
+    w.put("a", "b", "c")
+    w.workers.start()
+    while len(w.admission) > 2:
+        time.sleep(0.001)
+    w.workers.replace("m", [Seat(new)])
+    assert not w.workers.settled(0.05)
+    old.gate.set()
+    assert w.workers.settled(10)
+    w.put("d")
+    assert w.workers.stop(10)
+    assert w.workers.settled(0)
+    assert old.runs == [["a"]]
+    assert new.runs == [["b"], ["c"], ["d"]]
+
+
+def test_what_was_gathered_is_served_by_the_seat_that_gathered_it(world: Callable[..., World]) -> None:
+    old, new = Played((4, 2, 1)), Played((4, 2, 1))
+    w = world(old, wait_s=10.0)
+    w.workers.start()
+    w.put("a", "b")
+    while len(w.admission):  # they are taken, and wait for two more
+        time.sleep(0.001)
+    w.workers.replace("m", [Seat(new)])
+    w.put(*"cdef")
+    assert w.workers.stop(20)
+    assert old.runs == [list("abcd")]
+    assert new.runs == [list("ef")]
+
+
+def test_a_model_that_was_not_there_is_added(world: Callable[..., World]) -> None:
+    w = world(Played((1,)), Played((1,)))
+    w.workers.start()
+    w.put("early", model="n")
+    while not w.answers:
+        time.sleep(0.001)
+    w.workers.replace("n", [Seat(Played((1,)))])  # one for both workers
+    names = [str(i) for i in range(50)]
+    for name in names:
+        w.put(name, model="n")
+        w.put(f"m{name}")
+    assert w.workers.stop(10)
+    assert w.answers == {"early": "unknown_model"} | {n: n for n in names} | {f"m{n}": f"m{n}" for n in names}
+
+
 # With a real model
 
 
@@ -281,7 +332,7 @@ def test_replicas_share_out_the_cores_and_are_built_on_them(tmp_path: Path) -> N
     here = sorted(os.sched_getaffinity(0))
     model = ModelConfig(name="digits", path=str(DIGITS), replicas=2, cores=here[:2])
     config = Config(device="d", model=[model])
-    first, seats = load_replicas(model, config, Tuning(tmp_path))
+    (first, _), seats = load_replicas(model, read(DIGITS), config, Tuning(tmp_path))
     assert [seat.cores for seat in seats] == shares(here[:2], 2)
     assert seats[0].predictor is first
     assert seats[1].predictor is not first

@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="may publish to a route's topic, and read where its replies go")  # fmt: skip
     parser.add_argument("--watcher", action="append", default=[], metavar="NAME",
                         help="may read what all devices say of themselves, for int8d watch")  # fmt: skip
+    parser.add_argument("--repository", action="append", default=[], metavar="NAME=TOPIC",
+                        help="runs int8d-make serve --mqtt on this topic; the devices without a file may ask it")  # fmt: skip
+    parser.add_argument("--operator", action="append", default=[], metavar="NAME",
+                        help="may have all devices look for updates, and read where these stand")  # fmt: skip
     parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
 
 
@@ -31,19 +35,22 @@ def run(args: argparse.Namespace) -> int:
     from agent.files import write_atomically
     from agent.mqtt.acl import Device, acl
 
-    devices = [Device(name, args.prefix) for name in args.device]
+    repositories = [_pair(text, "--repository", "NAME=TOPIC") for text in args.repository]
+    asks = {name: [line for _, topic in repositories for line in _asks(topic, name)] for name in args.device}
+    devices = [Device(name, args.prefix, more=asks[name]) for name in args.device]
     for path in args.config:
         config = parse(path)
         routes = tuple((r.subscribe, r.publish) for r in config.route)
         user = config.broker.username or ""
-        devices.append(Device(config.device, config.prefix, user, routes, _integrations(config)))
+        devices.append(Device(config.device, config.prefix, user, routes, _more(config)))
     if not devices:
         raise ConfigError("no device is named: give an int8d.toml, or --device NAME")
     clients: dict[str, list[str]] = {}
     for name, wanted in (_pair(text, "--client", "NAME=DEVICE,DEVICE") for text in args.client):
         clients.setdefault(name, []).extend(wanted.split(","))
     senders = [_pair(text, "--sender", "NAME=TOPIC") for text in args.sender]
-    text = acl(devices, clients, senders, args.watcher)
+    servers = {name: _answers(topic) for name, topic in repositories}
+    text = acl(devices, clients, senders, args.watcher, args.operator, servers)
     if args.output is None:
         sys.stdout.write(text)
         return 0
@@ -54,8 +61,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _integrations(config: Config) -> list[str]:
-    """What Home Assistant and Sparkplug take."""
+def _asks(repository: str, device: str) -> list[str]:
+    """What a device takes that gets its models through the broker."""
+    from agent.updates import pieces
+
+    return [f"write {pieces.request_topic(repository, device)}", f"read {pieces.reply_topic(repository, device)}"]
+
+
+def _answers(repository: str) -> list[str]:
+    """What the repository's server takes."""
+    from agent.updates import pieces
+
+    if not pieces.is_repository(repository):
+        raise ConfigError(f"repository '{repository}' is not a topic: at most 200 characters, no + # $")
+    return [f"read {pieces.request_topic(repository, '+')}", f"write {pieces.reply_topic(repository, '+')}"]
+
+
+def _more(config: Config) -> list[str]:
+    """What Home Assistant, Sparkplug and a repository over MQTT take."""
     from agent.integrations import home_assistant, sparkplug
 
     lines = []
@@ -65,6 +88,8 @@ def _integrations(config: Config) -> list[str]:
         group = config.sparkplug.group
         lines += [f"write {sparkplug.topic(group, kind, config.device)}" for kind in sparkplug.WRITTEN]
         lines.append(f"read {sparkplug.topic(group, 'NCMD', config.device)}")
+    if config.updates.repository and config.updates.transport == "mqtt":
+        lines += _asks(config.updates.repository, config.device)
     return lines
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from agent.config import Broker, Tls
 from agent.config.secrets import secret_file
-from agent.errors import ConfigError
+from agent.errors import ConfigError, Int8dError
 from agent.mqtt.tls import context
 
 
@@ -36,3 +39,28 @@ def broker(args: argparse.Namespace) -> Broker:
         password=os.environ.get("INT8D_PASSWORD"), password_file=secret_file(args.password_file, "--password-file"),
         tls=tls,
     )  # fmt: skip
+
+
+@contextmanager
+def listening(
+    args: argparse.Namespace, name: str, topics: list[tuple[str, int]], receive: Callable[[str, bytes], None]
+) -> Iterator[None]:
+    """A connection that subscribes; ``receive(topic, payload)`` gets what comes, in a thread of the session's.
+
+    topics: filter and QoS. Raises ``Int8dError`` where there is no connection within 10 seconds.
+    """
+    from agent.mqtt.messages import Incoming
+    from agent.mqtt.session import Session
+
+    def take(message: Incoming) -> None:
+        receive(message.topic, message.payload)
+        session.done(message)
+
+    session = Session(broker(args), f"int8d-{name}-{uuid.uuid4().hex[:12]}", topics, take, clean=True)
+    session.start()
+    try:
+        if not session.wait_ready(10):
+            raise Int8dError(f"no connection to {args.host}:{args.port} ({session.refusal or 'no answer'})")
+        yield
+    finally:
+        session.stop()

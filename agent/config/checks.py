@@ -7,13 +7,15 @@ import re
 
 import msgspec
 
-from agent.config.tables import Config
+from agent.config.tables import Config, Updates
 from agent.errors import ConfigError
 from agent.mqtt.routes import Filter, check_template, meet, published
 from agent.serving.lane import MAX_PRIORITY
+from agent.updates import pieces
 from agent.validate import Limits as ModelLimits
 
 _LONGEST_S = 86_400.0
+_TAKEN = ("tuf", "models", "control", "floors.json")  # in the folder of updates, beside those of the models
 
 
 def check(config: Config) -> None:
@@ -105,7 +107,53 @@ def check(config: Config) -> None:
         require(route.share is None or bool(re.fullmatch(r"[^/+#]+", route.share)), f"{where}: share is not a name")
         require(not route.subscribe.startswith("$share/"), f'{where}: leave out $share/…/ and set share = "group"')
         check_template(route.publish, Filter(route.subscribe).wildcards, where)
+    if config.updates.repository:
+        for name in names:
+            held = name not in _TAKEN and not name.startswith(".")
+            require(held, f"model '{name}': updates need the name for themselves; choose another")
+    _check_updates(config.updates)
     _check_topics(config)
+
+
+def _check_updates(updates: Updates) -> None:
+    """``[updates]``: whence, how fast, and the bounds of what a release may do."""
+
+    def require(holds: bool, why: str) -> None:
+        if not holds:
+            raise ConfigError(f"updates.{why}")
+
+    address = updates.repository
+    if address:
+        require(updates.root != "", "root is missing: name the file root.json that int8d-make keys init has made")
+        if updates.transport == "mqtt":
+            topic = pieces.is_repository(address) and "://" not in address
+            require(topic, f"repository '{address}' is not a topic; for a URL, set transport = \"https\"")
+        else:
+            plain = re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/|$)", address)
+            secure = re.match(r"https://[^/?#\s@]+(/[^?#\s]*)?$", address)
+            require(
+                bool(plain or secure),
+                f"repository '{address}' must begin with https:// (http:// only to this box); for a topic, set "
+                'transport = "mqtt"',
+            )
+    require((updates.cert is None) == (updates.cert_key is None), "cert: give cert and cert_key, or neither")
+    require(bool(re.fullmatch(r"[A-Za-z0-9_.-]{,64}", updates.device_group)), "device_group: use A-Z a-z 0-9 _ . -")
+    seldom = updates.interval == 0 or 1 <= updates.interval <= 366 * _LONGEST_S
+    require(seldom, f"interval must be 0 or lie in 1..{366 * _LONGEST_S:.0f}")
+    for key in ("stall_s", "request_timeout_s", "test_timeout_s"):
+        require(0 < getattr(updates, key) <= _LONGEST_S, f"{key} must lie in 0..{_LONGEST_S}")
+    for key in ("shadow_s", "probation_s"):
+        require(0 <= getattr(updates, key) <= 30 * _LONGEST_S, f"{key} must lie in 0..{30 * _LONGEST_S}")
+    for key in ("min_free_bytes", "max_bytes_per_s", "min_bytes_per_s", "memory_budget_bytes"):
+        require(0 <= getattr(updates, key) < 2**63, f"{key} must be 0 or more")
+    require(1 <= updates.max_bytes < 2**63, "max_bytes must be 1 or more")
+    limit = updates.max_bytes_per_s
+    require(limit == 0 or limit >= updates.min_bytes_per_s, "max_bytes_per_s must be 0, or min_bytes_per_s or more")
+    require(0 <= updates.latency_budget_ms < math.inf, "latency_budget_ms must be 0 or more")
+    require(0 <= updates.min_agreement <= 1, "min_agreement must lie in 0..1")
+    require(0 <= updates.max_error_rate <= 1, "max_error_rate must lie in 0..1")
+    require(1 <= updates.max_slowdown < math.inf, "max_slowdown must be 1 or more")
+    require(1 <= updates.max_starts <= 100, "max_starts must lie in 1..100")
 
 
 def _check_topics(config: Config) -> None:
@@ -130,6 +178,10 @@ def _check_topics(config: Config) -> None:
         outputs.append((f"Home Assistant's '{topic}'", topic.split("/")))
     if config.sparkplug.enabled:
         outputs.append(("what Sparkplug publishes", f"spBv1.0/{config.sparkplug.group}/+/{config.device}".split("/")))
+    if config.updates.repository and config.updates.transport == "mqtt":
+        for way in (pieces.request_topic, pieces.reply_topic):
+            topic = way(config.updates.repository, config.device)
+            outputs.append((f"the repository's '{topic}'", topic.split("/")))
     for what, levels in outputs:
         for name, others in inputs:
             if meet(levels, others):

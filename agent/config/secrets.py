@@ -66,5 +66,15 @@ def resolve(config: Config) -> Config:
     encryption = config.encryption
     if config.encrypted:
         encryption = msgspec.structs.replace(encryption, key=secret_file(encryption.key, "encryption.key"))
+    updates = config.updates
+    if updates.repository:
+        for key, file in (("root", updates.root), ("ca", updates.ca), ("cert", updates.cert)):
+            if file is not None and not os.path.isfile(file):
+                raise ConfigError(f"updates.{key}: there is no file '{file}'")
+        updates = msgspec.structs.replace(
+            updates,
+            cert_key=secret_file(updates.cert_key, "updates.cert_key"),
+            key=secret_file(updates.key, "updates.key"),
+        )
     broker = msgspec.structs.replace(broker, password_file=password, tls=tls)
-    return msgspec.structs.replace(config, broker=broker, encryption=encryption)
+    return msgspec.structs.replace(config, broker=broker, encryption=encryption, updates=updates)

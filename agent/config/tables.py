@@ -6,10 +6,12 @@ relative to the folder that int8d is started in.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from agent.files import state_folder
 from agent.validate import Limits as ModelLimits
 from agent.wire.limits import Limits
 
@@ -293,6 +295,11 @@ class Config(Table, frozen=True):
     def base(self) -> str:
         """The topic that all of this device's own topics lie below."""
         return f"{self.prefix}/{self.device}"
+
+    @property
+    def device_folder(self) -> Path:
+        """Of what must survive a restart."""
+        return Path(self.state_folder or state_folder()) / self.device
 
     @property
     def encrypted(self) -> bool:

@@ -200,15 +200,25 @@ def load(
     tuned = _tuned(model, threads, isa, tuning, build) if use_native and tuning is not None else None
     choices = tuned.answer.choices if tuned else {}
     engine = build(model, choices)
-
-    def like(other: Model) -> Engine:
-        same = all(other.constants.get(name) is array for name, array in model.constants.items())
-        made = build(other, choices, engine.segments if same else ())
-        made.tuned, made.like = tuned, like
-        return made
-
-    engine.tuned, engine.like = tuned, like
+    engine.tuned, engine.like = tuned, _Like(model, engine.segments, tuned, choices, build)
     return engine
+
+
+@dataclass(frozen=True)
+class _Like:
+    """``Engine.like``. It refers to no engine: without a cycle, one that is replaced is freed at once."""
+
+    model: Model
+    segments: list[Segment]
+    tuned: Remembered | None
+    choices: Choices
+    build: Callable[[Model, Choices, Sequence[Segment]], Engine]
+
+    def __call__(self, other: Model) -> Engine:
+        same = all(other.constants.get(name) is array for name, array in self.model.constants.items())
+        made = self.build(other, self.choices, self.segments if same else ())
+        made.tuned, made.like = self.tuned, self
+        return made
 
 
 def noise(engine: Engine, seed: int = 0) -> dict[str, Any]:

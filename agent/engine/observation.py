@@ -25,6 +25,29 @@ Range = tuple[float, float]
 Observe = Callable[[Mapping[str, Array], Mapping[str, Array]], None]  # shown an inference: inputs and outputs
 
 
+class Observers:
+    """Several who look at the same inferences, as one ``Observe``."""
+
+    def __init__(self, several: tuple[Observe, ...]) -> None:
+        self._several = several
+
+    def __call__(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        for observe in self._several:
+            observe(inputs, outputs)
+
+    @staticmethod
+    def of(observe: Observe | None) -> tuple[Observe, ...]:
+        """Each of those that ``observe`` stands for."""
+        if observe is None:
+            return ()
+        return observe._several if isinstance(observe, Observers) else (observe,)
+
+    @staticmethod
+    def together(several: tuple[Observe, ...]) -> Observe | None:
+        """All of them as one; a lone one as it is, None where there is none."""
+        return Observers(several) if len(several) > 1 else several[0] if several else None
+
+
 class Observed(NamedTuple):
     """Of one inference. bins: elements by bin, moments: mean and mean square, for each input.
 

@@ -22,6 +22,7 @@ from agent.serving.lane import Lane
 from agent.serving.request import Request
 from agent.telemetry import metrics, prometheus
 from agent.telemetry.stats import Stats
+from agent.updates.status import Status
 from agent.wire import oip
 
 STATUS = {
@@ -36,7 +37,8 @@ class Api:
     """``handle`` answers a request; it is safe to call from many threads.
 
     refuse(request, code, message) answers a request with an error. alive(): the workers make progress; ready(): what
-    comes is served; connected(): to the broker; drift(): ``Drift.snapshot``; outbox(): ``Outbox.stats``, or empty.
+    comes is served; connected(): to the broker; drift(): ``Drift.snapshot``; outbox(): ``Outbox.stats``, or empty;
+    updates(): where they stand, by model.
     """
 
     def __init__(
@@ -52,11 +54,12 @@ class Api:
         connected: Callable[[], bool],
         drift: Callable[[], Mapping[str, Mapping[str, Any]]],
         outbox: Callable[[], Mapping[str, Any]],
+        updates: Callable[[], Mapping[str, Status]] = dict,
     ) -> None:
         self._version, self._models, self._admission, self._lane = version, models, admission, lane
         self._stats, self._refuse = stats, refuse
         self._alive, self._ready, self._connected = alive, ready, connected
-        self._drift, self._outbox = drift, outbox
+        self._drift, self._outbox, self._updates = drift, outbox, updates
 
     def handle(self, head: Head, body: bytes) -> Response:
         """The answer."""
@@ -109,7 +112,9 @@ class Api:
                 "outputs": tensors(found.engine.outputs)}  # fmt: skip
 
     def _metrics(self) -> Response:
-        text = metrics.page(self._stats, len(self._admission), self._connected(), self._drift(), self._outbox())
+        text = metrics.page(
+            self._stats, len(self._admission), self._connected(), self._drift(), self._outbox(), self._updates()
+        )
         return Response(200, text, prometheus.CONTENT_TYPE)
 
     def _infer(self, head: Head, body: bytes, model: str, version: str | None) -> Response:

@@ -27,6 +27,20 @@ from agent.telemetry.drift import VERDICTS
 
 log = logging.getLogger(__name__)
 Publish = Callable[[Outgoing, Callable[[str | None], None]], None]
+# Where an update stands, in the update entity's JSON.
+_UPDATE = (
+    "{% set here = value_json.serving.release | default(0) %}"
+    "{% set going = value_json.job == 'IN_PROGRESS' %}"
+    "{% set next = value_json.target if going else value_json.available %}"
+    "{{ {'installed_version': here | string,"
+    " 'latest_version': (next.release | default(0) if next else here) | string,"
+    " 'in_progress': going, 'update_percentage':"
+    " (100 * value_json.bytes_done / value_json.bytes) | round(1) if going and value_json.bytes else none} | tojson }}"
+)
+_UPDATE_DETAILS = (
+    "{{ {'update_state': value_json.state, 'step': value_json.step, 'reason': value_json.reason,"
+    " 'repository': value_json.repository} | tojson }}"
+)
 _TEMPERATURES = "value_json.get('sensors', {}).get('temperature_c', {}).values() | list"
 
 
@@ -96,6 +110,9 @@ class HomeAssistant:
             sensor(f"{key}_confidence", f"{name} confidence",
                    f"{{{{ (value_json.classes[0].probability * 100) | round(1) {known}", state_topic=topic,
                    unit_of_measurement="%", state_class="measurement")  # fmt: skip
+        if config.updates.repository:
+            for model in self._headers:
+                components[f"{slug(model)}_update"] = self._update(model)
         return {
             "device": {"identifiers": [self._id], "name": config.device, "manufacturer": "int8d",
                        "model": "int8 inference", "sw_version": __version__},
@@ -104,6 +121,22 @@ class HomeAssistant:
             "state_topic": f"{config.base}/stats",
             "components": components,
         }  # fmt: skip
+
+    def _update(self, model: str) -> dict[str, Any]:
+        """An update entity: which release of a model serves, and which one is coming."""
+        topics = f"{self._config.base}/v2/repository/models/{model}"
+        return {
+            "platform": "update",
+            "unique_id": f"{self._id}_{slug(model)}_update",
+            "name": f"{model} release",
+            "title": model,
+            "state_topic": f"{topics}/status",
+            "value_template": _UPDATE,
+            "json_attributes_topic": f"{topics}/status",
+            "json_attributes_template": _UPDATE_DETAILS,
+            "command_topic": f"{topics}/load",
+            "payload_install": '{"parameters": {"action": "install"}}',
+        }
 
     def _classifiers(self) -> list[tuple[str, str, str]]:
         """Key, name and topic of each route that publishes a classifier's replies always to one topic, in clear."""

@@ -41,12 +41,15 @@ def acl(
     clients: Mapping[str, Sequence[str]] = {},
     senders: Iterable[tuple[str, str]] = (),
     watchers: Iterable[str] = (),
+    operators: Iterable[str] = (),
+    others: Mapping[str, Sequence[str]] = {},
 ) -> str:
     """The file's text.
 
     clients: user -> the devices that it may ask. senders: (user, topic or filter that it publishes to), for routes; it
     may also read where the routes' replies go. watchers: users that read what all devices say of themselves.
-    Raises ``ConfigError`` for unknown devices, topics that no route takes, two devices of one name, and text that an
+    operators: users that may have all devices look for updates, and read where these stand. others: user -> what it
+    may, as ``Device.more``. Raises ``ConfigError`` for unknown devices, topics that no route takes, two devices of one name, and text that an
     ACL can't hold.
     """
     lines: _Lines = {}
@@ -67,6 +70,11 @@ def acl(
     for user in watchers:
         for device in devices:
             _grant(lines, user, _of_watcher(device.base))
+    for user in operators:
+        for device in devices:
+            _grant(lines, user, _of_operator(device.base))
+    for user, topics in others.items():
+        _grant(lines, user, topics)
     head = "# Written by `int8d acl`. Who is not named here may nothing; so may who is, but for what stands below.\n"
     return head + "".join(f"\nuser {user}\n" + "".join(f"topic {line}\n" for line in lines[user]) for user in lines)
 
@@ -115,6 +123,11 @@ def _of_sender(user: str, topic: str, devices: Sequence[Device]) -> list[str]:
 def _of_watcher(base: str) -> list[str]:
     topics = ("available", "stats", "v2/models/+/ready", "v2/repository/models/+/status")
     return [f"read {base}/{t}" for t in topics]
+
+
+def _of_operator(base: str) -> list[str]:
+    models = f"{base}/v2/repository/models/+"
+    return [f"write {models}/load", f"read {models}/status", f"read {base}/available"]
 
 
 def _grant(lines: _Lines, user: str, topics: Iterable[str]) -> None:

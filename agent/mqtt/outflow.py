@@ -35,7 +35,7 @@ class Outflow:
         self.v5 = v5
         self._lock = threading.Lock()
         self._link: Link | None = None
-        self._largest = 0  # bytes of a packet that this broker takes
+        self.largest = 0  # bytes of a packet that this broker takes
         self._queued: deque[Publication] = deque()  # waiting for a connection or for the broker's quota
         self._inflight: OrderedDict[int, Publication] = OrderedDict()  # sent, but not confirmed
         self._quota = self._full_quota = 0
@@ -61,7 +61,7 @@ class Outflow:
     def begin(self, link: Link, quota: int, largest: int, resumed: bool) -> None:
         """A new connection: sends again what was not confirmed, in order; marked, where the broker's session lives."""
         with self._lock:
-            self._full_quota, self._largest = quota, largest
+            self._full_quota, self.largest = quota, largest
             if self._careful:
                 quota = 1
             again = list(self._inflight.items())
@@ -130,8 +130,8 @@ class Outflow:
         assert self._link is not None
         mid = self._next_id()
         packet = packets.publish(publication.message, mid, self.v5)
-        if len(packet) > self._largest:
-            raise ValueError(f"{len(packet)} bytes, and the broker takes packets of {self._largest} at most")
+        if len(packet) > self.largest:
+            raise ValueError(f"{len(packet)} bytes, and the broker takes packets of {self.largest} at most")
         self._inflight[mid] = publication
         self._quota -= 1
         self._link.send(packet)

@@ -20,7 +20,7 @@ from agent.mqtt.messages import Incoming, Outgoing
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 13, 14
 PING = bytes([PINGREQ << 4, 0])
 FAILURE = 0x80  # reason codes from here on are failures
-NO_SUBSCRIBERS, UNSUPPORTED_VERSION, TAKEN_OVER = 0x10, 0x84, 0x8E
+NO_SUBSCRIBERS, UNSUPPORTED_VERSION, TAKEN_OVER, TOO_LARGE = 0x10, 0x84, 0x8E, 0x95
 _U16, _U32 = Struct(">H"), Struct(">I")
 _LARGEST = 268_435_455  # of a packet: four bytes of seven bits
 _REASONS = {

@@ -84,6 +84,11 @@ class Session:
         """``5`` or ``3.1.1``."""
         return "5" if self._v5 else "3.1.1"
 
+    @property
+    def largest(self) -> int:
+        """Bytes of a packet that the broker takes, as far as it says; 0 before the first connection."""
+        return self._out.largest
+
     def publish(self, message: Outgoing, confirmed: Confirmed = lambda reason: None,
                 expires: float | None = None, once: bool = False) -> None:  # fmt: skip
         """Publishes, or keeps the message (QoS 1) until there is a connection.

@@ -16,6 +16,7 @@ from agent.serving.strikes import Strikes
 
 log = logging.getLogger(__name__)
 Refuse = Callable[[Request, str, str], None]
+_LOOK_S = 0.002  # between two looks at the workers
 
 
 class Workers:
@@ -48,6 +49,27 @@ class Workers:
         """Nothing under way."""
         return all(worker.busy_since is None for worker in self._workers)
 
+    def replace(self, name: str, seats: Sequence[Seat]) -> None:
+        """Has ``name`` served by other seats from each worker's next request on, or by some where it had none. What is
+        under way ends as it began; nothing waits. seats: shared out as ``agent.replicas.seats_of`` does; no more than
+        workers.
+        """
+        assert 0 < len(seats) <= len(self._workers)
+        for i, worker in enumerate(self._workers):
+            worker.models = {**worker.models, name: seats[i % len(seats)]}
+
+    def settled(self, timeout: float) -> bool:
+        """Waits until no worker serves by seats that were replaced before the call; whether that took no longer than
+        ``timeout`` seconds.
+        """
+        until = time.monotonic() + timeout
+        begun = [(worker, worker.begun) for worker in self._workers]
+        while any(worker.busy_since is not None and worker.begun == since for worker, since in begun):
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK_S)
+        return True
+
     def stuck_for(self) -> float:
         """Seconds that the longest run under way has taken so far; 0 while idle. Infinite once a thread has died."""
         return max(worker.stuck_for() for worker in self._workers)
@@ -63,10 +85,12 @@ class _Worker:
         refuse: Refuse,
         strikes: Strikes,
     ) -> None:
-        self._number, self._models, self._admission, self._batcher = number, models, admission, batcher
+        self._number, self._admission, self._batcher = number, admission, batcher
+        self.models = models  # never changed, only exchanged: the worker reads it without a lock
         self._refuse, self._strikes = refuse, strikes
         self.stop = threading.Event()
         self.busy_since: float | None = None
+        self.begun = 0.0  # when what is under way, or was last, was taken from the queue
         self._anywhere = frozenset(os.sched_getaffinity(0))
         self._cores = self._anywhere
         self.thread = threading.Thread(target=self._run, name=f"worker{number or ''}", daemon=True)
@@ -84,17 +108,18 @@ class _Worker:
                 if self.stop.is_set():
                     return
                 continue
-            self.busy_since = time.monotonic()
+            self.begun = self.busy_since = time.monotonic()  # before it looks for a seat: ``settled`` relies on it
             try:
                 self._serve(request)
             finally:
                 self.busy_since = None
 
     def _serve(self, request: Request) -> None:
-        seat = self._models.get(request.model)
+        models = self.models
+        seat = models.get(request.model)
         if seat is None:
             request.ledger.stamp("queue")
-            self._refuse(request, "unknown_model", f"no model '{request.model}'; there are: {', '.join(self._models)}")
+            self._refuse(request, "unknown_model", f"no model '{request.model}'; there are: {', '.join(models)}")
             return
         if (seat.cores or self._anywhere) != self._cores:
             self._cores = seat.cores or self._anywhere

@@ -58,12 +58,13 @@ class Drift:
         self._watched: dict[str, _Watched] = {}
 
     def watch(self, name: str, model: Model) -> Observe | None:
-        """What a model's inferences are to be shown to; None where its file has no statistics to hold them against, or
-        where it is switched off.
+        """What a model's inferences are to be shown to, from now on under this name; None where its file has no
+        statistics to hold them against, or where it is switched off.
         """
         if model.statistics is None or not self._settings.enabled:
+            self._watched.pop(name, None)
             return None
-        watched = self._watched.setdefault(name, _Watched(model, model.statistics, self._settings))
+        watched = self._watched[name] = _Watched(model, model.statistics, self._settings)
         return watched.observe
 
     def published(self, confidential: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -80,7 +81,7 @@ class Drift:
         ``js``, each with ``classes``, ``confidence`` and ``inputs`` by name; ``inputs``, mean and standard deviation
         beside the recorded ones; ``since_start``, with an ``n`` and ``psi`` of its own.
         """
-        return {name: watched.snapshot() for name, watched in self._watched.items()}
+        return {name: watched.snapshot() for name, watched in list(self._watched.items())}
 
 
 class _Watched:

@@ -54,6 +54,19 @@ class Histogram:
         self.sum += other.sum
         self.max = max(self.max, other.max)
 
+    def since(self, earlier: Histogram) -> Histogram:
+        """What was counted after ``earlier``, a copy of this histogram. The greatest value is known to its bucket."""
+        left = Histogram.__new__(Histogram)
+        left.counts = [a - b for a, b in zip(self.counts, earlier.counts, strict=True)]
+        left.sum = self.sum - earlier.sum
+        last = next((b for b in range(BUCKETS - 1, -1, -1) if left.counts[b]), None)
+        left.max = 0 if last is None else self.max if last == BUCKETS - 1 else min(self.max, upper(last))
+        return left
+
+    def above(self, value: int) -> int:
+        """How many values lie in buckets that begin above ``value``."""
+        return sum(self.counts[bucket_of(value) + 1 :])
+
     def percentile(self, p: float) -> int:
         """The upper end of the bucket of the p-th percentile (0..100), at most the greatest value; 0 if empty."""
         return self.percentiles(p)[0]

@@ -16,6 +16,7 @@ from agent.telemetry.histogram import Histogram
 from agent.telemetry.prometheus import Buckets, Family, Sample, exposition
 from agent.telemetry.sensors import Reading
 from agent.telemetry.stats import COUNTERS, Stats, resident_bytes
+from agent.updates.status import STATES, Status
 
 # Ends of the histogram's own buckets, two a power of two: what lies at or below one is counted, not estimated.
 BOUNDS_NS = [(step << n) - 1 for n in range(11, 36) for step in (2, 3)]  # 4 us to 103 s
@@ -39,11 +40,12 @@ def page(
     connected: bool,
     drift: Mapping[str, Mapping[str, Any]] = _NONE,
     outbox: Mapping[str, Any] = _NONE,
+    updates: Mapping[str, Status] = _NONE,
 ) -> bytes:
     """``/metrics``. queued: requests that wait; connected: to the broker; drift: ``Drift.snapshot``; outbox:
-    ``Outbox.stats``, empty where there is none.
+    ``Outbox.stats``, empty where there is none; updates: where they stand, by model, as far as there are any.
     """
-    return exposition(families(stats, queued, connected, drift, outbox))
+    return exposition([*families(stats, queued, connected, drift, outbox), *updates_metrics(updates)])
 
 
 def families(
@@ -67,6 +69,10 @@ def families(
     ])  # fmt: skip
     yield Family("int8d_inference_request_failure_total", "counter", COUNTERS["refused"], [
         Sample({"reason": code}, count) for code, count in sorted(s.refusals.items())
+    ])  # fmt: skip
+    yield Family("int8d_model_failure_total", "counter", "Requests that a model failed, or was too late for.", [
+        Sample(labels[name] | {"reason": code}, count)
+        for name in models for code, count in sorted(s.failures.get(name, {}).items())
     ])  # fmt: skip
     yield Family("int8d_dead_letters_total", "counter", "Inputs put aside because the process died over them.", [
         Sample({}, s.refusals.get("poisoned", 0))
@@ -118,6 +124,41 @@ def _outbox(found: Mapping[str, Any]) -> Iterator[Family]:
     yield Family("int8d_outbox_dropped_total", "counter", "Stored replies that were given up.", [
         Sample({"reason": reason}, found[f"dropped_{reason}"]) for reason in ("bytes", "age", "refused")
     ])  # fmt: skip
+
+
+def updates_metrics(statuses: Mapping[str, Status]) -> Iterator[Family]:
+    """Where updates stand, by model. A time is told as such, so that its age can be had whenever it was scraped."""
+    each = [({"model": name}, status) for name, status in statuses.items()]
+    due = [(labels, s.available) for labels, s in each if s.available is not None]
+    targets = [(labels, s, s.target) for labels, s in each if s.target is not None]
+    yield _gauge("int8d_update_release", "The release that is served; 0 is the file that int8d.toml names.", *(
+        Sample(labels, s.serving.release) for labels, s in each
+    ))  # fmt: skip
+    yield _gauge("int8d_update_target_release", "The release that the update under way, or the last one, is about.", *(
+        Sample(labels, target.release) for labels, _, target in targets
+    ))  # fmt: skip
+    yield _gauge("int8d_update_available_release", "The release that the last check found to be due here.", *(
+        Sample(labels, available.release) for labels, available in due
+    ))  # fmt: skip
+    yield _gauge("int8d_update_state", "Where the update stands; 1 for its state, 0 for the others.", *(
+        Sample(labels | {"state": state}, int(s.state == state)) for labels, s in each for state in STATES
+    ))  # fmt: skip
+    yield _gauge("int8d_update_target_bytes", "Size of what is fetched.", *(
+        Sample(labels, s.bytes) for labels, s in each if s.bytes
+    ))  # fmt: skip
+    yield _gauge("int8d_update_fetched_bytes", "And how much of it is here.", *(
+        Sample(labels, s.bytes_done) for labels, s in each if s.bytes
+    ))  # fmt: skip
+    yield _gauge("int8d_update_checked_timestamp_seconds", "When the last check succeeded, in Unix time.", *(
+        Sample(labels, s.checked_unix_s) for labels, s in each if s.checked_unix_s
+    ))  # fmt: skip
+    yield _gauge("int8d_update_check_failing", "Why the last check failed; 1 while it does.", *(
+        Sample(labels | {"reason": s.repository.code}, 1) for labels, s in each if s.repository is not None
+    ))  # fmt: skip
+    yield _gauge("int8d_update_rolled_back", "Why the last update went back; 1 until the next one begins.", *(
+        Sample(labels | {"reason": s.reason.code}, 1)
+        for labels, s in each if s.reason is not None and s.state == "rolled_back"
+    ))  # fmt: skip
 
 
 def _psi(measures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

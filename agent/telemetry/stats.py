@@ -24,10 +24,14 @@ COUNTERS = {
 }
 
 
+FAILURES = frozenset({"internal", "expired"})  # refusals that are counted by model, too: it broke, or was late
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What was counted at one moment. latency: nanoseconds, by model and stage, ``total`` being a stage, too.
-    batches: answers by model, and by how many requests were computed together.
+    batches: answers by model, and by how many requests were computed together. failures: by model, and by code of
+    ``FAILURES``.
     """
 
     uptime_s: float
@@ -35,6 +39,7 @@ class Snapshot:
     refusals: dict[str, int]
     latency: dict[str, dict[str, Histogram]]
     batches: dict[str, dict[int, int]]
+    failures: dict[str, dict[str, int]]
 
 
 class Stats:
@@ -52,6 +57,7 @@ class Stats:
         self.started_unix = time.time()
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._refusals: dict[str, int] = {}
+        self._failures: dict[str, dict[str, int]] = {m: {} for m in about.get("models", ())}
         self._latency: defaultdict[str, defaultdict[str, Histogram]] = defaultdict(lambda: defaultdict(Histogram))
         self._batches: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         self._last_energy = (0.0, 0)  # joules, answered
@@ -61,11 +67,14 @@ class Stats:
         with self._lock:
             self.counters[counter] += 1
 
-    def refused(self, code: str) -> None:
-        """Counts a refusal by its reason."""
+    def refused(self, code: str, model: str = "") -> None:
+        """Counts a refusal by its reason; one of ``FAILURES`` by the model, too, if it is one that is served."""
         with self._lock:
             self.counters["refused"] += 1
             self._refusals[code] = self._refusals.get(code, 0) + 1
+            failures = self._failures.get(model) if code in FAILURES else None  # not by a stranger's words
+            if failures is not None:
+                failures[code] = failures.get(code, 0) + 1
 
     def answered(self, model: str, ledger: Ledger) -> None:
         """Counts a reply that was delivered, with its stages."""
@@ -86,6 +95,7 @@ class Stats:
                 dict(self._refusals),
                 {m: {s: h.copy() for s, h in stages.items()} for m, stages in self._latency.items()},
                 {m: dict(sizes) for m, sizes in self._batches.items()},
+                {m: dict(codes) for m, codes in self._failures.items() if codes},
             )
 
     def document(self, **now: Any) -> bytes:
@@ -95,6 +105,7 @@ class Stats:
             "uptime_s": round(s.uptime_s, 1),
             "counters": s.counters,
             "refusals": s.refusals,
+            "failures": s.failures,
             "latency_us": {m: {stage: _summary(h) for stage, h in stages.items()} for m, stages in s.latency.items()},
             "histograms_ns": {m: {stage: h.pack() for stage, h in stages.items()} for m, stages in s.latency.items()},
             "batch_sizes": {m: {str(size): n for size, n in sorted(b.items())} for m, b in s.batches.items()},

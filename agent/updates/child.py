@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -35,14 +35,14 @@ _PDEATHSIG, _NO_NEW_PRIVS = 1, 38  # prctl's
 _LAST_WORDS = 4000  # characters of a child's stderr that are kept
 _LINE_BYTES = 1 << 20
 _FILES = 512  # open at once; it has no business with many
-_NICE = 10
+NICE = 10
 Progress = Callable[[int], None]
 T = TypeVar("T")
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
     progress: int | None = None
-    reply: msgspec.Raw = msgspec.Raw()
+    reply: Any = None
     code: str = ""
     message: str = ""
 
@@ -112,8 +112,8 @@ def _taken(answer: _Line, reply: type[T], step: str, died: str) -> T:
     if answer.code in CODES:
         raise Refused(answer.code, answer.message)
     try:
-        return msgspec.json.decode(answer.reply, type=reply)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        return msgspec.convert(answer.reply, reply)
+    except msgspec.ValidationError as e:
         raise Refused(died, f"step '{step}' ended with a reply that can't be understood: {e}") from e
 
 
@@ -131,7 +131,7 @@ def _read(stream: IO[bytes], progress: Progress) -> _Line | None:
             continue  # something printed by a library
         if said.progress is not None:
             progress(said.progress)
-        elif said.code or bytes(said.reply):
+        elif said.code or said.reply is not None:
             return said
     return None
 
@@ -180,14 +180,14 @@ def main(argv: list[str]) -> int:
     except Refused as e:
         tell(_Line(code=e.code, message=str(e)))
     else:
-        tell(_Line(reply=msgspec.Raw(msgspec.json.encode(result))))
+        tell(_Line(reply=result))
     return 0
 
 
 def _step_back() -> None:
     """Behind the service in all that is scarce, as far as this process may."""
     with suppress(OSError):  # a unit's filter of system calls
-        os.nice(_NICE)
+        os.nice(NICE)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
     limit(resource.RLIMIT_CORE, 0)  # it would hold keys and plaintext

@@ -23,6 +23,7 @@ CODES = {
     "truncated": "fewer bytes came than were announced",
     "damaged": "the file's bytes are not those that were signed",
     "bad_root": "updates.root is not a root that can be trusted",
+    "floors": "what the device remembers of the repository can't be read",
     "clock": "the clock is behind the time that the repository has signed",
     # This device
     "no_space": "there is not enough free space",
@@ -30,6 +31,8 @@ CODES = {
     "too_large": "the release is larger than updates.max_bytes",
     "no_key": "the release is encrypted, and this device has no key for it",
     "not_installed": "there is nothing to go back to",
+    "busy": "too many wishes wait already",
+    "internal": "a bug of int8d; its log says more",
     "interrupted": "the device was stopped in the middle",
     # The model
     "not_a_model": "the file is not a model that can run here",

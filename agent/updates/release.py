@@ -1,7 +1,8 @@
 """What the repository says of a release, and whether it is meant for this device.
 
 A release is a TUF target whose signed ``custom`` holds, under ``int8d``, the ``Release`` below as JSON. The workbench
-writes it, the device reads it.
+writes it, the device reads it. What TUF signs is canonical JSON, which knows no fractions: percentages and shares are
+decimal strings there.
 """
 
 from __future__ import annotations
@@ -80,9 +81,18 @@ def release_of(custom: Any) -> Release | None:
     if not isinstance(custom, dict) or CUSTOM not in custom:
         return None
     try:
-        return msgspec.convert(custom[CUSTOM], Release)
+        return msgspec.convert(custom[CUSTOM], Release, strict=False)
     except msgspec.ValidationError as e:
         raise Int8dError(f"a release's description is of another version or damaged: {e}") from e
+
+
+def custom_of(release: Release) -> dict[str, Any]:
+    """A target's ``custom`` for it: what ``release_of`` reads."""
+    described: dict[str, Any] = msgspec.to_builtins(release)
+    rollout = described["rollout"]
+    stages = [stage | {"percent": repr(stage["percent"])} for stage in rollout["stages"]]
+    described["rollout"] = rollout | {"stages": stages, "abort_threshold": repr(rollout["abort_threshold"])}
+    return {CUSTOM: described}
 
 
 def place(device: str, salt: str) -> float:

@@ -135,10 +135,11 @@ def _load(file: ModelFile, model: ModelConfig, ask: Ask, tuning: Tuning | None) 
     """The golden pairs, copied out of the file, and the model as the service loads it."""
     config = Config(device="", limits=ask.limits, model_limits=ask.model_limits, spin_us=ask.spin_us)
     with open_model(file.path, file.release, ask.key) as path:
-        golden = [Golden(_copied(g.inputs), _copied(g.outputs)) for g in read(path, ask.model_limits).golden]
-        if not golden:
-            raise Refused("not_a_model", "the release has no golden inputs to test it with: build it with int8d-make")
-        return golden, load_replicas(msgspec.structs.replace(model, path=path), config, tuning)[1]
+        contents = read(path, ask.model_limits)
+    golden = [Golden(_copied(g.inputs), _copied(g.outputs)) for g in contents.golden]
+    if not golden:
+        raise Refused("not_a_model", "the release has no golden inputs to test it with: build it with int8d-make")
+    return golden, load_replicas(model, contents, config, tuning)[1]
 
 
 def _copied(arrays: Mapping[str, Array]) -> dict[str, Array]:

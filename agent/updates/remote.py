@@ -1,0 +1,94 @@
+"""Updates as the broker sees them: a message on ``…/v2/repository/models/{model}/load`` asks for one, the status of
+each model is retained beside it.
+
+The message's payload is empty, or JSON: ``{"parameters": {"action": "install", "release": 7}}``; action is ``install``
+(of what is due, or of the release that is named), ``check`` or ``rollback``. Where it brings a Response Topic, the
+status goes there, too, once it has come to its end; or ``{"error": {"code", "message"}}``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from agent.errors import Int8dError
+from agent.mqtt.messages import Incoming, Outgoing
+from agent.mqtt.routes import Filter
+from agent.updates.reasons import Refused
+from agent.updates.status import Status
+from agent.updates.updater import Action, Updates
+from agent.wire import oip
+
+log = logging.getLogger(__name__)
+_JSON = "application/json"
+_MOST_BYTES = 4096
+
+
+class _Parameters(msgspec.Struct, frozen=True):
+    action: Action = "install"
+    release: int | None = None
+
+
+class _Load(msgspec.Struct, frozen=True):
+    parameters: _Parameters = _Parameters()
+
+
+class Remote:
+    """base: of the device's topics. publish: to the broker. reply_topic: where a message's sender may be answered."""
+
+    def __init__(
+        self,
+        base: str,
+        updates: Updates,
+        publish: Callable[[Outgoing], None],
+        reply_topic: Callable[[Incoming], str | None],
+    ) -> None:
+        self._models = f"{base}/v2/repository/models"
+        self.filter = Filter(f"{self._models}/+/load")
+        self._updates, self._publish, self._reply_topic = updates, publish, reply_topic
+
+    def take(self, message: Incoming) -> bool:
+        """Does what the message asks for, in the background, if it is one for us."""
+        found = self.filter.match(message.topic)
+        if found is None:
+            return False
+        topic = self._reply_topic(message)
+        correlation = message.correlation
+
+        def answer(status: Status | None, why: Refused | None) -> None:
+            self._answer(topic, correlation, status, None if why is None else (why.code, str(why)))
+
+        try:
+            if len(message.payload) > _MOST_BYTES or message.missing:
+                raise Int8dError(f"the payload has more than {_MOST_BYTES} bytes")
+            wish = msgspec.json.decode(message.payload, type=_Load) if message.payload.strip() else _Load()
+            self._updates.ask(found[0], wish.parameters.action, answer, wish.parameters.release)
+            log.info("model %s: %s is asked for over MQTT", found[0], wish.parameters.action)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+            self._answer(topic, correlation, None, ("invalid_input", f"not understood: {e}"))
+        except Refused as e:
+            answer(None, e)
+        except Int8dError as e:
+            self._answer(topic, correlation, None, ("invalid_input", str(e)))
+        return True
+
+    def tell(self, status: Status) -> None:
+        """Publishes a status, retained."""
+        self._publish(Outgoing(f"{self._models}/{status.model}/status", msgspec.json.encode(status), 1, True))
+
+    def announce(self) -> None:
+        """On every connection: all of them."""
+        for status in self._updates.statuses():
+            self.tell(status)
+
+    def _answer(
+        self, topic: str | None, correlation: bytes | None, status: Status | None, error: tuple[str, str] | None
+    ) -> None:
+        if error is not None:
+            log.info("a load is refused: %s: %s", *error)
+        if topic is None:
+            return
+        payload = msgspec.json.encode(status) if error is None else oip.error(*error, None)
+        self._publish(Outgoing(topic, payload, 1, False, correlation, None, _JSON))

@@ -1,0 +1,298 @@
+"""Updates of all models of a device: when they are looked for, who asked, and what is told.
+
+    updates = of(config)
+    files = updates.recover()                   # by model: what to serve
+    updates.start(service, tell)                # tell(status): whenever one changes
+    updates.ask("digits", "install", answer)    # from any thread
+
+Each model has a thread of its own, so that going back never waits for another model's probation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from agent.config.tables import Config
+from agent.config.tables import Updates as Settings
+from agent.errors import ConfigError, Int8dError
+from agent.updates import install
+from agent.updates.disk import Disk
+from agent.updates.find import Found
+from agent.updates.install import Install, Service
+from agent.updates.journal import Journal, Record
+from agent.updates.reasons import Refused
+from agent.updates.release import Target
+from agent.updates.status import Reason, Status
+from agent.updates.steps import Children
+from agent.updates.store import Store
+
+log = logging.getLogger(__name__)
+Action = Literal["check", "install", "rollback"]
+Answer = Callable[[Status, Refused | None], None]
+Tell = Callable[[Status], None]
+_JITTER = 0.1  # of the interval, so that a fleet does not come as one
+_MOST_WAITING = 32  # wishes for one model
+
+
+class Steps(install.Steps, Protocol):
+    """``install.Steps``, and how releases are found."""
+
+    def find(self, model: str, record: Record, wanted: int | None, stop: threading.Event) -> Found: ...
+
+
+class Updates:
+    """One process at a time has them. Raises ``ConfigError`` where another does."""
+
+    def __init__(
+        self, device: str, models: Iterable[str], store: Store, settings: Settings, steps: Steps, disk: Disk
+    ) -> None:
+        self.folder = folder = store.folder
+        self._store = store
+        self._finding = threading.Lock()  # they share TUF's folder
+        self._lock = _lock(folder)
+        self._turns = {
+            model: _Turn(
+                model,
+                Install(device, model, self._store, Journal(self._store.of(model), disk), steps, settings),
+                steps, settings, self._finding, self._tidy,
+            )
+            for model in models
+        }  # fmt: skip
+
+    def recover(self) -> dict[str, Target | None]:
+        """By model, what to serve; None: the file that int8d.toml names."""
+        return {model: turn.machine.recover() for model, turn in self._turns.items()}
+
+    def unloadable(self, model: str, error: Int8dError) -> Target | None:
+        """What to serve instead of what ``recover`` gave, which can't be loaded."""
+        return self._turns[model].machine.unloadable(error)
+
+    def file(self, target: Target) -> Path:
+        """Where a release's file lies."""
+        return self._store.file(target)
+
+    def start(self, service: Service, tell: Tell) -> None:
+        """Goes on with what is under way, looks for releases at each interval, and listens to ``ask``."""
+        for turn in self._turns.values():
+            turn.start(service, tell)
+
+    def ask(self, model: str, action: Action, answer: Answer, release: int | None = None) -> None:
+        """Has something done, in its turn. answer(status, why not): once it has come to its end, from another thread.
+        Raises ``Refused`` where too many wait already.
+        """
+        self._turn(model).ask(_Wish(action, release, answer))
+
+    def perform(self, model: str, action: Action, tell: Tell, release: int | None = None) -> Status:
+        """Without ``start``: here and now; what is installed becomes pending. Raises ``Refused``."""
+        return self._turn(model).perform(_Wish(action, release, lambda status, why: None), tell)
+
+    def status(self, model: str) -> Status:
+        """Of one model."""
+        return self._turn(model).machine.status()
+
+    def statuses(self) -> list[Status]:
+        """Of each model."""
+        return [turn.machine.status() for turn in self._turns.values()]
+
+    def stop(self) -> None:
+        """Ends what is under way, for the next start to go on with."""
+        for turn in self._turns.values():
+            turn.end()
+        for turn in self._turns.values():
+            turn.join()
+        self.close()
+
+    def close(self) -> None:
+        """Lets others have the folder."""
+        os.close(self._lock)
+
+    def _turn(self, model: str) -> _Turn:
+        if model not in self._turns:
+            raise Int8dError(f"no model '{model}'; there are: {', '.join(self._turns)}")
+        return self._turns[model]
+
+    def _tidy(self) -> None:
+        keep: set[str] = set()
+        for turn in self._turns.values():
+            record = turn.machine.record
+            under_way = record.target if record.under_way else None
+            keep |= {t.sha256 for t in (record.committed, record.previous, under_way) if t is not None}
+        try:
+            self._store.tidy(keep)
+            for model, turn in self._turns.items():
+                record = turn.machine.record
+                fetching = record.target if record.state == "fetching" else None
+                self._store.tidy_staging(model, fetching.sha256 if fetching else "")
+        except OSError as e:
+            log.error("what is not needed any more can't be removed from %s: %s", self.folder, e)
+
+
+def of(config: Config) -> Updates:
+    """Of all models of a device."""
+    disk = Disk()
+    store = Store(config.device_folder / "updates", disk)
+    names = [m.name for m in config.model]
+    return Updates(config.device, names, store, config.updates, Children(config, store), disk)
+
+
+def _lock(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise ConfigError(f"updates need a folder that can be written: {folder}: {e.strerror}") from e
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        os.close(descriptor)
+        raise ConfigError(f"another process has the updates in {folder}: one int8d a device") from e
+    return descriptor
+
+
+@dataclass(frozen=True)
+class _Wish:
+    action: Action
+    release: int | None
+    answer: Answer
+
+
+class _Turn:
+    """One model's thread."""
+
+    def __init__(self, model: str, machine: Install, steps: Steps, settings: Settings, finding: threading.Lock,
+                 tidy: Callable[[], None]) -> None:  # fmt: skip
+        self._model, self.machine, self._steps, self._settings = model, machine, steps, settings
+        self._finding, self._tidy = finding, tidy
+        self._wishes: queue.Queue[_Wish | None] = queue.Queue(_MOST_WAITING)
+        self._stopping = threading.Event()
+        self._updating = False
+        self._thread = threading.Thread(target=self._run, name=f"update-{model}", daemon=True)
+
+    def start(self, service: Service, tell: Tell) -> None:
+        self.machine.attach(service, tell)
+        self._thread.start()
+
+    def ask(self, wish: _Wish) -> None:
+        if wish.action == "rollback" and self._updating:
+            self.machine.back_by_hand()
+            wish = _Wish("check", None, wish.answer)  # answered when it has gone back
+        try:
+            self._wishes.put_nowait(wish)
+        except queue.Full:
+            raise Refused("busy", f"{_MOST_WAITING} wishes for model '{self._model}' wait already") from None
+
+    def end(self) -> None:
+        self._stopping.set()
+        self.machine.end()
+        with contextlib.suppress(queue.Full):
+            self._wishes.put_nowait(None)
+
+    def join(self) -> None:
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def perform(self, wish: _Wish, tell: Tell) -> Status:
+        self.machine.attach(None, tell)
+        self.machine.read()
+        if wish.action == "rollback" and self.machine.record.under_way:
+            self.machine.give_up(Refused("by_hand"))
+            self._tidy()
+        else:
+            self._do(wish)
+        return self.machine.status()
+
+    def _run(self) -> None:
+        self._tidy()
+        self.machine.tell()
+        if self.machine.record.under_way and self.machine.record.state != "fetching":
+            self._guarded(self._go_on)
+        interval = self._settings.interval
+        due = time.monotonic() + random.uniform(0, min(interval, 60) * _JITTER) if interval else float("inf")
+        while not self._stopping.is_set():
+            try:
+                wish = self._wishes.get(timeout=max(0.0, due - time.monotonic()) if interval else None)
+            except queue.Empty:
+                due = time.monotonic() + interval * random.uniform(1 - _JITTER, 1 + _JITTER)
+                self._guarded(lambda: self._install(None))
+                continue
+            if wish is not None and not self._stopping.is_set():
+                why = self._guarded(lambda wish=wish: self._do(wish))  # type: ignore[misc]
+                wish.answer(self.machine.status(), why)
+
+    def _guarded(self, action: Callable[[], None]) -> Refused | None:
+        """Why it was refused, if so. A bug here must not end the thread, and with it the way back."""
+        try:
+            action()
+        except Refused as e:
+            return e
+        except Exception as e:
+            log.exception("model %s: its update failed", self._model)
+            return Refused("internal", f"{type(e).__name__}: {e}")
+        return None
+
+    def _do(self, wish: _Wish) -> None:
+        if wish.action == "check":
+            self._find(None)
+            self.machine.tell()
+        elif wish.action == "install":
+            self._install(wish.release)
+        else:
+            self.machine.roll_back_committed(Refused("by_hand"))
+            self._tidy()
+
+    def _install(self, wanted: int | None) -> None:
+        """What is due, or the release that is wanted, to its end. Raises ``Refused`` for any but a good one."""
+        machine = self.machine
+        if machine.record.under_way and machine.record.state != "fetching":
+            self._go_on()
+        found = self._find(wanted)
+        if found.withdrawn and machine.record.committed is not None and found.target is None:
+            machine.roll_back_committed(Refused("withdrawn"))
+            self._tidy()
+        target, record = found.target, machine.record
+        if target is None or (record.committed is not None and target.sha256 == record.committed.sha256):
+            machine.tell()
+            return
+        if wanted is not None:
+            machine.allow(target.sha256)
+        if not (record.state == "fetching" and record.target == target):
+            machine.begin(target)
+        self._go_on()
+
+    def _find(self, wanted: int | None) -> Found:
+        machine = self.machine
+        try:
+            with self._finding:
+                found = self._steps.find(self._model, machine.record, wanted, self._stopping)
+        except Refused as e:
+            if e.code != "interrupted":
+                machine.repository = Reason(e.code, str(e))
+                log.warning("model %s: no check of the repository: %s: %s", self._model, e.code, e)
+                machine.tell()
+            raise
+        machine.repository, machine.checked_unix_s, machine.available = None, time.time(), found.target
+        return found
+
+    def _go_on(self) -> None:
+        self._updating = True
+        try:
+            self.machine.go_on()
+        finally:
+            self._updating = False
+        self._tidy()
+        record = self.machine.record
+        if record.state == "rolled_back" and record.reason is not None:
+            raise Refused(record.reason.code, record.reason.message)
+        if record.state == "fetching" and self.machine.repository is not None:
+            raise Refused(self.machine.repository.code, self.machine.repository.message)

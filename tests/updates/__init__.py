@@ -1,0 +1,1 @@
+"""Remote updates: the tables of docs/updates.md, and what fills them."""
