@@ -75,6 +75,12 @@ def _hang() -> None:
         time.sleep(3600)
 
 
+def _stopped() -> None:
+    """As one that is stopped before it can ignore it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
+
+
 def _allocate() -> None:
     kept = []
     while True:
@@ -91,6 +97,7 @@ FAULTS = {
     "fill": _fill,
     "crash": lambda: signal.raise_signal(signal.SIGSEGV),
     "killed": lambda: signal.raise_signal(signal.SIGKILL),
+    "stopped": _stopped,
     "hang": _hang,
     "freeze": lambda: pow(3, 10**9),
     "allocate": _allocate,

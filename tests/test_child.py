@@ -100,17 +100,26 @@ def test_one_that_reads_no_ask_does_not_block(monkeypatch) -> None:
 
 
 def test_stopped_it_ends_at_once(tmp_path: Path) -> None:
-    stop, pid = threading.Event(), tmp_path / "pid"
+    stop, pid, lives = threading.Event(), tmp_path / "pid", []
 
     def stop_it() -> None:
         wait(lambda: pid.exists() and pid.read_text())
+        # A supervisor may have sent this to all processes: it is for the parent to act on.
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+        time.sleep(0.2)
+        lives.append(not gone(int(pid.read_text())))
         stop.set()
 
     thread = threading.Thread(target=stop_it)
     thread.start()
     assert refused("hang", str(pid), timeout_s=0, stop=stop).code == "interrupted"
     thread.join()
+    assert lives == [True]
     assert gone(int(pid.read_text()))
+
+
+def test_one_that_is_stopped_with_its_service_has_not_crashed() -> None:
+    assert refused("stopped").code == "interrupted"
 
 
 def test_a_progress_that_raises_ends_the_child() -> None:
