@@ -47,6 +47,12 @@ $(STAMPS)/mosquitto: $(STAMPS)/venv
 	else echo 'the tests need a broker: sudo apt-get install mosquitto' >&2; exit 1; fi
 	touch $@
 
+$(STAMPS)/nginx: $(STAMPS)/venv
+	@command -v nginx > /dev/null || test -x /usr/sbin/nginx || \
+	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nginx-light; \
+	else echo 'the tests need a web server: sudo apt-get install nginx-light' >&2; exit 1; fi
+	touch $@
+
 # Without these the tests that boot the unit under a real systemd are skipped, with the reason.
 $(STAMPS)/systemd: $(STAMPS)/venv
 	@command -v systemd-nspawn > /dev/null && command -v debootstrap > /dev/null || \
@@ -64,7 +70,7 @@ $(STAMPS)/benchmark: $(STAMPS)/venv
 demo: $(STAMPS)/build
 	$(BIN)/int8d demo
 
-test: $(STAMPS)/make $(STAMPS)/mosquitto $(STAMPS)/systemd test-native
+test: $(STAMPS)/make $(STAMPS)/mosquitto $(STAMPS)/nginx $(STAMPS)/systemd test-native
 	$(BIN)/python -m pytest
 
 test-native: $(STAMPS)/venv

@@ -12,9 +12,13 @@ is no repository.
 from __future__ import annotations
 
 import re
+import signal
 import ssl
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from urllib.parse import quote
 
 import urllib3
@@ -49,6 +53,7 @@ class Https:
         self._pace = Pace(settings.max_bytes_per_s)
         self._patience = Patience(settings.min_bytes_per_s, settings.stall_s)
         self._own = settings.cert is not None
+        self._stall_s, self._connect_s = settings.stall_s, settings.request_timeout_s
         tls = None
         if self._base.startswith("https://"):
             try:
@@ -96,8 +101,11 @@ class Https:
         """An answer that has a body to read."""
         url = f"{self._base}/{quote(path)}"
         try:
-            answer = self._pool.request("GET", url, headers={**self._pool.headers, **headers}, redirect=False,
-                                        preload_content=False, decode_content=False)  # fmt: skip
+            with _at_most(self._connect_s + self._stall_s):
+                answer = self._pool.request("GET", url, headers={**self._pool.headers, **headers}, redirect=False,
+                                            preload_content=False, decode_content=False)  # fmt: skip
+        except _Late:
+            raise Refused("too_slow", f"{url}: no whole answer in {self._connect_s + self._stall_s:g} s") from None
         except urllib3.exceptions.HTTPError as e:
             raise Refused("unreachable", f"{url}: {_why(e)}") from e
         try:
@@ -132,8 +140,9 @@ class Https:
         while True:
             since = time.monotonic()
             try:
-                data = answer.read1(self._pace.piece)
-            except urllib3.exceptions.ReadTimeoutError:
+                with _at_most(self._stall_s):
+                    data = answer.read1(self._pace.piece)
+            except (_Late, urllib3.exceptions.ReadTimeoutError):
                 self._patience.came(0, time.monotonic() - since)
                 raise Refused("too_slow", f"'{path}' stopped coming") from None
             except urllib3.exceptions.HTTPError as e:
@@ -143,6 +152,33 @@ class Https:
             self._patience.came(len(data), time.monotonic() - since)
             self._pace.spend(len(data))
             yield data
+
+
+class _Late(Exception):
+    pass
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raises ``_Late`` after that time: a socket's own time-out begins anew with each byte of a handshake, of headers
+    and of a chunk's length. Of the main thread alone, which is where a step runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise _Late
+
+    before = signal.signal(signal.SIGALRM, ring)
+    since = time.monotonic()
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        # Whose alarm it was before has it back.
+        signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - since), 0.001) if left else 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _from(skip: int, pieces: Iterator[bytes]) -> Iterator[bytes]:

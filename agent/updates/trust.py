@@ -52,7 +52,7 @@ def refresh(
     disk = disk or Disk()
     root = _first_root(settings.root)
     try:
-        floors = _floors_for(root, folder, disk)
+        kept = _floors_for(root, folder, disk)
         disk.folder(folder / "tuf")
         try:
             _update(folder / "tuf", root, transport)
@@ -61,13 +61,14 @@ def refresh(
         found = _load(folder / "tuf")
         keys = {role: tuple(sorted(named.keyids)) for role, named in found.root.roles.items()}
         versions = {signed.type: signed.version for signed in found[:4]}
-        floors = floors.without_rotated(keys)
+        floors = kept.without_rotated(keys)
         floors.check(versions)
-        floors = floors.raised(versions, keys, _issued(found.timestamp))
-        floors_file.write(folder / "floors.json", floors, disk)
+        raised = floors.raised(versions, keys, _issued(found.timestamp))
+        if raised != kept:
+            floors_file.write(folder / "floors.json", raised, disk)
     except OSError as e:
         raise Refused("disk", f"'{folder}' can't be written ({e})") from e
-    now = _now(clock(), floors.issued, settings)
+    now = _now(clock(), raised.issued, settings)
     for signed in found[:4]:
         if signed.expires.timestamp() <= now:
             raise _expired(signed.type, signed.expires)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 from securesystemslib.signer import CryptoSigner
@@ -79,7 +80,7 @@ class World:
                        committed_sha256=hashlib.sha256(GOOD).hexdigest(), wanted=self.wanted)  # fmt: skip
         transport = open_transport(self.settings, DEVICE, ask.broker)
         try:
-            return find.find(ask, transport, lambda: self.clock())
+            return find.find(ask, transport, self.clock)
         finally:
             transport.close()
 
@@ -126,7 +127,7 @@ class Outcome:
 
 def play(attack: Attack, folder: Path) -> Outcome:
     """A world of its own in ``folder``; there is nothing in it before."""
-    with ExitStack() as stack:
+    with ExitStack() as stack, patch.object(fetch, "BACK_OFF_S", 0.01):
         world = World(folder, stack)
         settings = world.settings
         attack.play(world)
@@ -135,10 +136,9 @@ def play(attack: Attack, folder: Path) -> Outcome:
         world.web.folder = world.sim.folder
         world.settings, world.wanted, world.clock, world.impatient = settings, None, time.time, False
         if not attack.lasting:
-            world.sim.expires = dict.fromkeys(
-                world.sim.expires, datetime.now(UTC).replace(microsecond=0) + timedelta(30)
-            )
+            world.sim.expires = dict.fromkeys(world.sim.expires, _in_days(30))
             world.publish()
+            world.sim.publish()  # versions that no attacker has signed
         return Outcome(code, message, "" if attack.lasting else _tried(world)[0])
 
 
@@ -147,6 +147,10 @@ def _tried(world: World) -> tuple[str, str]:
         return world.update(), ""
     except Refused as e:
         return e.code, str(e)
+
+
+def _in_days(days: float) -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(days)
 
 
 # What attackers do. Those who hold keys sign as ``world.fork()``.
@@ -179,7 +183,7 @@ def _only_release_1(w: World) -> None:
 
 
 def _expired(role: str, w: World) -> None:
-    w.sim.expires[role] = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
+    w.sim.expires[role] = _in_days(-1)
     if role == "root":
         w.sim.rotate("root")
     else:
@@ -277,7 +281,7 @@ def _recovers(w: World) -> None:
     evil.issued = time.time() + 1e9
     evil.publish()
     w.set(without_clock="floor")
-    evil.expires = dict.fromkeys(evil.expires, datetime.now(UTC).replace(microsecond=0) + timedelta(20_000))
+    evil.expires = dict.fromkeys(evil.expires, _in_days(20_000))
     evil.rotate("root")
     shutil.copy(evil.folder / "metadata" / "2.root.json", w.sim.folder / "metadata")
     evil.publish()
@@ -321,9 +325,8 @@ ATTACKS = [
     Attack("rollback of the release, asked for", "has somebody ask for release 1 after 2", "release_rollback",
            _wants_release_1),
     Attack("rollback of the release", "publishes that release 1 is the newest", "nothing", _only_release_1),
-    Attack("freeze: timestamp", "keeps serving a timestamp that has expired", "expired", partial(_expired, "timestamp")),
-    Attack("freeze: snapshot", "keeps serving a snapshot that has expired", "expired", partial(_expired, "snapshot")),
-    Attack("freeze: targets", "keeps serving targets that have expired", "expired", partial(_expired, "targets")),
+    *(Attack(f"freeze: {role}", f"keeps serving {role} metadata that has expired", "expired", partial(_expired, role))
+      for role in ("timestamp", "snapshot", "targets")),
     Attack("freeze: root", "keeps serving a root that has expired", "expired", partial(_expired, "root"), lasting=True),
     Attack("mix and match: snapshot", "serves the snapshot of another state", "mix_and_match",
            partial(_mixed, "snapshot")),
@@ -342,6 +345,10 @@ ATTACKS = [
     Attack("slow drip of metadata", "serves fifty bytes a second", "too_slow",
            partial(_answers, "timestamp.json", hostile.drip, min_bytes_per_s=1000, stall_s=1.0)),
     Attack("slow drip of a target", "serves fifty bytes a second of the model", "too_slow", _drips_target),
+    Attack("slow drip of a header", "serves a header that never ends", "too_slow",
+           partial(_answers, "timestamp.json", hostile.drip_header, stall_s=0.5, request_timeout_s=0.5)),
+    Attack("slow drip of a length", "serves a chunk's length that never ends", "too_slow",
+           partial(_answers, "timestamp.json", hostile.drip_chunk, stall_s=1.0)),
     Attack("metadata that stops", "serves half of it and keeps the connection open", "too_slow",
            partial(_answers, "timestamp.json", hostile.stalls, min_bytes_per_s=1000, stall_s=1.0)),
     Attack("truncated metadata", "serves half of what it announces", "truncated",
@@ -354,7 +361,8 @@ ATTACKS = [
            lambda w: _damage(w, _truncate, "timestamp.json", "snapshot.json")),
     Attack("local metadata garbage", _LATER.format("files hold zeros,"), "metadata_rollback",
            lambda w: _damage(w, _garbage, "timestamp.json", "snapshot.json", "targets.json")),
-    Attack("local metadata lost", _LATER.format("tuf/ is gone,"), "metadata_rollback", lambda w: _damage(w, _remove, "")),
+    Attack("local metadata lost", _LATER.format("tuf/ is gone,"), "metadata_rollback",
+           lambda w: _damage(w, _remove, "")),
     Attack("captive portal", "answers each request with a page, status 200", "not_a_repository",
            partial(_answers, "", hostile.portal)),
     Attack("captive portal in disguise", "calls its page a file", "not_a_repository",
@@ -373,7 +381,8 @@ ATTACKS = [
            partial(_root_held_back, lost=True)),
     Attack("root held back", "the same, and the device's files are whole", "wrong_signature",
            partial(_root_held_back, lost=False)),
-    Attack("all keys rotated", "nothing: the publisher replaces every key, properly", "accepted", _rotates, lasting=True),
+    Attack("all keys rotated", "nothing: the publisher replaces every key, properly", "accepted", _rotates,
+           lasting=True),
     Attack("recovery from stolen keys", "has signed version 2,000,000,000 of all; the publisher takes the keys back",
            "accepted", _recovers, lasting=True),
 ]  # fmt: skip

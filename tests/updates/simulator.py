@@ -16,11 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from agent.updates.release import CUSTOM, ISSUED, Release
+from agent.updates.release import ISSUED, Release, custom_of
 
 ROLES = ("root", "timestamp", "snapshot", "targets")
 
@@ -74,7 +73,7 @@ class Simulator:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(data)
         path = f"digits/{number}.int8.safetensors"
-        described = {"custom": {CUSTOM: msgspec.to_builtins(release)}}
+        described = {"custom": custom_of(release)}
         self.targets.signed.targets[path] = TargetFile(len(data), {"sha256": digest}, path, described)
 
     def publish(self, *roles: str) -> None:

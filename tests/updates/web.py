@@ -113,6 +113,18 @@ def drip(handler: Handler, data: bytes) -> None:
     handler.body(data, 0, piece=1, pause_s=0.02)
 
 
+def drip_header(handler: Handler, data: bytes) -> None:
+    """An answer whose first line does not end."""
+    handler.wfile.write(b"HTTP/1.1 200 ")
+    handler.body(b"O" * 100_000, 0, piece=1, pause_s=0.05)
+
+
+def drip_chunk(handler: Handler, data: bytes) -> None:
+    """A chunk whose length does not end."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    handler.body(b"0" * 100_000, 0, piece=1, pause_s=0.05)
+
+
 def stalls(handler: Handler, data: bytes) -> None:
     """Half of it, and then nothing."""
     handler.head(200, len(data))
