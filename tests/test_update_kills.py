@@ -1,5 +1,5 @@
-"""The daemon is killed at every step of an update: the next start serves the old release or the new one, whole, and says
-which. docs/updates.md has the table.
+"""The daemon is killed at every step of an update: the next start serves the old release or the new one, whole, and
+says which. docs/updates.md has the table.
 """
 
 from __future__ import annotations
