@@ -189,6 +189,7 @@ class Daemon:
             connected=lambda: self._session.connected,
             drift=self._drift.snapshot,
             outbox=lambda: {} if self._outbox is None else self._outbox.stats(),
+            updates=lambda: {} if self._updates is None else {s.model: s for s in self._updates.statuses()},
         )
         limits = self._config.limits
         return Server(self._config.http, api.handle, limits.max_payload_bytes, limits.max_queued_bytes)

@@ -17,12 +17,12 @@ COMMANDS = {
     "build": ("build", "build a model of the zoo"),
     "import": ("import_model", "bring a TFLite, ONNX or torch model"),
     "record": ("record", "record what a model sees and says over usual inputs, for drift on the device"),
-    "serve": ("serve", "serve a repository to devices over MQTT"),
     "check": ("check", "hold a model against the source that it was imported from"),
     "keys": ("keys", "make the keys that sign releases"),
     "publish": ("publish", "sign a model as a release that devices install by themselves"),
     "repo": ("repo", "keep a repository of releases: refresh, rotate keys, revoke, show"),
     "rollout": ("rollout", "say which devices take a release, and when"),
+    "serve": ("serve", "serve a repository to devices over MQTT"),
 }
 
 

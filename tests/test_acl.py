@@ -43,7 +43,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, pki: Path) -> Iterator[tuple
         stack.callback(agent.kill)
         written = _int8d(
             "acl", agent.config, "--device", "box2", "--client", "client1=box1,box2", "--client", "client2=box1",
-            "--sender", "camera1=cameras/1/frame", "--watcher", "watcher", "-o", folder / "broker" / "int8d.acl",
+            "--sender", "camera1=cameras/1/frame", "--watcher", "watcher",
+            "--operator", "operator1", "-o", folder / "broker" / "int8d.acl",
         )  # fmt: skip
         assert written.returncode == 0, written.stderr
         broker.stop()
@@ -128,11 +129,13 @@ TOPICS = {
     "box1's reply to client1": REPLY.format("box1", "client1"),
     "box1's reply to client2": REPLY.format("box1", "client2"),
     "box2's reply to client1": REPLY.format("box2", "client1"),
+    "box2's reply to operator1": REPLY.format("box2", "operator1"),
     "box1 is there": "int8d/box1/available",
     "box2 is there": "int8d/box2/available",
     "box1's statistics": "int8d/box1/stats",
     "box2's statistics": "int8d/box2/stats",
     "box1's model is ready": "int8d/box1/v2/models/digits/ready",
+    "where box2's update stands": "int8d/box2/v2/repository/models/digits/status",
     "a model for box1": "int8d/box1/v2/repository/models/digits/load",
     "a frame of camera 1": "cameras/1/frame",
     "a frame of camera 2": "cameras/2/frame",
@@ -145,7 +148,14 @@ MAY = {
     "client2": {"box1's input", "box1's input over 3.1.1, as client2"},
     "camera1": {"a frame of camera 1"},
     "watcher": set(),
-    "box2": {"box2's reply to client1", "box2 is there", "box2's statistics"},
+    "operator1": {"a model for box1"},
+    "box2": {
+        "box2's reply to client1",
+        "box2 is there",
+        "box2's statistics",
+        "box2's reply to operator1",
+        "where box2's update stands",
+    },
 }
 
 
@@ -168,6 +178,8 @@ def test_what_each_may_read(join) -> None:
     assert users["camera1"].may_publish("cameras/1/frame", picture(0))
     assert users["box2"].may_publish("int8d/box2/available", b"online")
     assert users["box2"].may_publish(REPLY.format("box2", "client1"))
+    assert users["box2"].may_publish(REPLY.format("box2", "operator1"))
+    assert users["box2"].may_publish(TOPICS["where box2's update stands"])
     time.sleep(1.0)
     got = {user: peer.topics(0.1) for user, peer in users.items()}
     assert got == {
@@ -177,7 +189,10 @@ def test_what_each_may_read(join) -> None:
         },
         "client2": {REPLY.format("box1", "client2"), f"{INFER.format('box1')}/response/client2/9"},
         "camera1": {"predictions/1"},
-        "watcher": {"int8d/box1/stats", "int8d/box2/available"},
+        "watcher": {"int8d/box1/stats", "int8d/box2/available", TOPICS["where box2's update stands"]},
+        "operator1": {
+            REPLY.format("box2", "operator1"), "int8d/box2/available", TOPICS["where box2's update stands"],
+        },
         "box2": {TOPICS["box2's input"]},
     }  # fmt: skip
 

@@ -9,7 +9,7 @@ import time
 import weakref
 
 from agent.engine import Engine, build_batches, load
-from agent.modelfile import Model
+from agent.modelfile import Model, read
 from agent.predict import Predictor
 from agent.replicas import seats_of
 from agent.serving.admission import Admission
@@ -19,7 +19,7 @@ from agent.serving.request import Request
 from agent.serving.strikes import Strikes
 from agent.serving.worker import Workers
 from tests.agent_process import DIGITS, picture
-from tests.shifted import shifted
+from tests.variants import shifted
 
 SWAPS, SENDERS, REPLICAS = 6, 3, 2
 PICTURES = [picture(i) for i in range(40)]
@@ -91,7 +91,7 @@ def _load(model: Model) -> list[Predictor]:
 
 
 def test_under_load_each_answer_is_the_old_ones_or_the_new_ones_and_old_engines_are_freed() -> None:
-    predictors = _load(shifted(0))
+    predictors = _load(shifted(read(DIGITS), 0))
     served = Served([Seat(p) for p in predictors])
     served.start()
     gc.disable()  # an engine must be freed without it
@@ -99,7 +99,7 @@ def test_under_load_each_answer_is_the_old_ones_or_the_new_ones_and_old_engines_
         for swap in range(1, SWAPS + 1):
             served.wait_for(100)
             old: list[weakref.ref[Engine]] = [weakref.ref(p.engine) for p in predictors]
-            predictors = _load(shifted(swap))
+            predictors = _load(shifted(read(DIGITS), swap))
             served.workers.replace("digits", [Seat(p) for p in predictors])
             assert served.workers.settled(10)
             assert [engine() for engine in old] == [None] * REPLICAS

@@ -47,6 +47,19 @@ def test_each_device_is_counted_once_where_it_stands() -> None:
     assert found["failure_share"] == 3 / 5
 
 
+def test_who_cannot_go_on_is_counted_by_what_hinders_him() -> None:
+    def hindered(status: Status, code: str) -> Status:
+        return msgspec.structs.replace(status, repository=Reason(code, CODES[code]))
+
+    found = counted(
+        hindered(said("a"), "unreachable"), hindered(said("b", "fetching"), "no_space"), said("c", "fetching"),
+        hindered(said("d", "committed", NEW), "unreachable"),
+        hindered(said("e", "rolled_back", code="latency"), "expired"),
+    )  # fmt: skip
+    assert found["hindered"] == {"unreachable": 1, "no_space": 1}
+    assert (found["waiting"], found["in_progress"]) == (1, {"fetching": 2})
+
+
 @pytest.mark.parametrize(("good", "bad", "limit", "exceeded"), [
     (0, 0, None, False), (9, 1, None, True), (10, 1, None, False), (0, 1, None, True), (10, 1, 0.05, True),
     (9, 1, 0.5, False), (1, 0, 0.0, False),

@@ -298,6 +298,30 @@ def test_a_model_that_was_not_there_is_added(world: Callable[..., World]) -> Non
     assert w.answers == {"early": "unknown_model"} | {n: n for n in names} | {f"m{n}": f"m{n}" for n in names}
 
 
+def test_two_models_may_be_replaced_at_once(world: Callable[..., World]) -> None:
+    class Slow(list[Seat]):
+        def __len__(self) -> int:
+            time.sleep(0.001)  # in the midst of it the other one's turn
+            return super().__len__()
+
+    w = world(Played((1,)), Played((1,)))
+    lost: list[str] = []
+
+    def replace(name: str) -> None:
+        for _ in range(20):
+            seat = Seat(Played((1,)))
+            w.workers.replace(name, Slow([seat]))
+            if any(worker.models.get(name) is not seat for worker in w.workers._workers):
+                lost.append(name)
+
+    threads = [threading.Thread(target=replace, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lost == []
+
+
 # With a real model
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watcher", action="append", default=[], metavar="NAME",
                         help="may read what all devices say of themselves, for int8d watch")  # fmt: skip
     parser.add_argument("--repository", action="append", default=[], metavar="NAME=TOPIC",
-                        help="runs int8d-make serve --mqtt on this topic; the devices without a file may ask it")  # fmt: skip
+                        help="runs int8d-make serve --mqtt on this topic; the --device ones may ask it")  # fmt: skip
     parser.add_argument("--operator", action="append", default=[], metavar="NAME",
                         help="may have all devices look for updates, and read where these stand")  # fmt: skip
     parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")

@@ -48,8 +48,9 @@ def acl(
 
     clients: user -> the devices that it may ask. senders: (user, topic or filter that it publishes to), for routes; it
     may also read where the routes' replies go. watchers: users that read what all devices say of themselves.
-    operators: users that may have all devices look for updates, and read where these stand. others: user -> what it
-    may, as ``Device.more``. Raises ``ConfigError`` for unknown devices, topics that no route takes, two devices of one name, and text that an
+    operators: users that may have all devices look for updates, and read where these stand and the replies to them.
+    others: user -> what it may, as ``Device.more``.
+    Raises ``ConfigError`` for unknown devices, topics that no route takes, two devices of one name, and text that an
     ACL can't hold.
     """
     lines: _Lines = {}
@@ -72,7 +73,7 @@ def acl(
             _grant(lines, user, _of_watcher(device.base))
     for user in operators:
         for device in devices:
-            _grant(lines, user, _of_operator(device.base))
+            _grant(lines, user, _of_operator(user, device.base))
     for user, topics in others.items():
         _grant(lines, user, topics)
     head = "# Written by `int8d acl`. Who is not named here may nothing; so may who is, but for what stands below.\n"
@@ -94,8 +95,7 @@ def _of_device(device: Device) -> list[str]:
 
 
 def _of_client(user: str, base: str) -> list[str]:
-    if "/" in user or "+" in user or "#" in user:
-        raise ConfigError(f"client '{user}': a name that stands in topics has no / + #")
+    _check_level("client", user)
     models = f"{base}/v2/models/+"
     return [
         f"write {models}/infer",
@@ -104,6 +104,11 @@ def _of_client(user: str, base: str) -> list[str]:
         f"read {base}/clients/{user}/reply",
         f"read {base}/available",
     ]
+
+
+def _check_level(kind: str, user: str) -> None:
+    if "/" in user or "+" in user or "#" in user:
+        raise ConfigError(f"{kind} '{user}': a name that stands in topics has no / + #")
 
 
 def _of_sender(user: str, topic: str, devices: Sequence[Device]) -> list[str]:
@@ -125,9 +130,15 @@ def _of_watcher(base: str) -> list[str]:
     return [f"read {base}/{t}" for t in topics]
 
 
-def _of_operator(base: str) -> list[str]:
+def _of_operator(user: str, base: str) -> list[str]:
+    _check_level("operator", user)
     models = f"{base}/v2/repository/models/+"
-    return [f"write {models}/load", f"read {models}/status", f"read {base}/available"]
+    return [
+        f"write {models}/load",
+        f"read {models}/status",
+        f"read {base}/clients/{user}/reply",
+        f"read {base}/available",
+    ]
 
 
 def _grant(lines: _Lines, user: str, topics: Iterable[str]) -> None:

@@ -28,6 +28,7 @@ class Workers:
         self, seats: Sequence[Mapping[str, Seat]], admission: Admission, refuse: Refuse, strikes: Strikes
     ) -> None:
         batcher = Batcher(admission, strikes, len(seats))
+        self._replacing = threading.Lock()
         self._workers = [_Worker(i, models, admission, batcher, refuse, strikes) for i, models in enumerate(seats)]
 
     def start(self) -> None:
@@ -55,8 +56,9 @@ class Workers:
         workers.
         """
         assert 0 < len(seats) <= len(self._workers)
-        for i, worker in enumerate(self._workers):
-            worker.models = {**worker.models, name: seats[i % len(seats)]}
+        with self._replacing:  # each model is updated by a thread of its own
+            for i, worker in enumerate(self._workers):
+                worker.models = {**worker.models, name: seats[i % len(seats)]}
 
     def settled(self, timeout: float) -> bool:
         """Waits until no worker serves by seats that were replaced before the call; whether that took no longer than

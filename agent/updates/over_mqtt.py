@@ -37,25 +37,27 @@ _TICK_S = 0.25
 
 
 class PieceLength:
-    """How long pieces are asked for: halved when one is not answered, doubled when one comes, and never again as long
-    as one that was lost twice while shorter ones came.
+    """How long pieces are asked for: halved when one is not answered, doubled when one comes. A length that was lost
+    twice while shorter ones came, and that never came itself, is not tried again: the broker does not carry it.
     """
 
     def __init__(self, most: int) -> None:
         self._most = self.now = most
         self._lost: set[int] = set()  # not answered
         self._suspect: set[int] = set()  # and a shorter one was
+        self._carried = 0  # the longest that came
 
     def late(self, length: int) -> None:
         """A piece of that length was not answered."""
         half = max(LEAST, length // 2)
-        if length in self._suspect:
+        if length in self._suspect and length > self._carried:
             self._most = min(self._most, half)
         self._lost.add(length)
         self.now = min(self.now, self._most, half)
 
     def came(self, length: int) -> None:
         """A piece of that length was answered in full."""
+        self._carried = max(self._carried, length)
         self._lost.discard(length)
         self._suspect.discard(length)
         self._suspect |= {lost for lost in self._lost if lost > length}
@@ -290,15 +292,15 @@ class _Reading:
             for piece in self._under_way.values():
                 piece.due, piece.unheard = now, True
             return 0
-        piece = self._under_way.get(event.id)
-        if piece is None:
+        asked = self._under_way.get(event.id)
+        if asked is None:
             return 0
         if event.reply is not None:
-            return self._answered(piece, event.reply)
+            return self._answered(asked, event.reply)
         if event.reason not in (NO_CONNECTION, NO_READER):
             raise Refused("unreachable", f"the broker does not take a request for the repository '"
                           f"{self._transport.topic}' ({event.reason}): its ACL must allow it (int8d acl)")  # fmt: skip
-        self._later(piece)
+        self._later(asked)
         return 0
 
     def _later(self, piece: _Piece) -> None:

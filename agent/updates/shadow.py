@@ -111,7 +111,8 @@ class Shadow:
 
     def _run(self) -> None:
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            ours = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(ours, NICE))
         except OSError as e:
             log.warning("the shadow runs at normal priority: %s", e)
         while True:

@@ -10,6 +10,10 @@ from models.commands import signing
 
 EPILOG = """The first release makes the repository. Serve the folder with any web server, and run 'int8d-make repo
 refresh' each day: without it, devices take the repository for frozen once its timestamp has expired."""
+ROLLOUT = (
+    "which share of the devices takes it: 10%%, or in stages 5%%,25%%@24h,100%%@72h, counted from now (s, m, h, d), or "
+    "from a date as 2026-12-01T08:00 (default 100%%)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     signing.add_expiry(parser)
 
 
-ROLLOUT = (
-    "which share of the devices takes it: 10%%, or in stages 5%%,25%%@24h,100%%@72h, counted from now (s, m, h, d), or "
-    "from a date as 2026-12-01T08:00 (default 100%%)"
-)
-
-
 def run(args: argparse.Namespace) -> int:
     with signing.writing(args, create=True) as repository:
         from agent.updates.release import Rollout
@@ -46,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
         now = time.time()
         rollout = Rollout(stages(args.rollout, now), abort_threshold=threshold(args.abort_threshold))
         recipients = recipients_of(args.encrypt_to)
-        release = publish(
-            repository, args.model, args.name, args.release, args.device_group, recipients, rollout
-        )  # fmt: skip
+        release = publish(repository, args.model, args.name, args.release, args.device_group, recipients, rollout)
         file = repository.find(args.name, args.release, args.device_group).file
         whom = f"group {args.device_group}" if args.device_group else "all devices"
         sealed = f", encrypted to {len(recipients)}" if recipients else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.errors import Int8dError
 
 # No name begins with a dot: neither . and .. nor what is being written.
-_SERVED = re.compile(r"(metadata|targets)(/[A-Za-z0-9_][A-Za-z0-9_.+@=-]{0,254}){1,6}")
+_SERVED = re.compile(r"(metadata|targets)(/[A-Za-z0-9_-][A-Za-z0-9_.+@=-]{0,254}){1,6}")
 
 
 class Folder:

@@ -31,6 +31,7 @@ from tuf.api.serialization import DeserializationError
 
 from agent.errors import Int8dError
 from agent.files import write_atomically
+from agent.updates.disk import Disk
 from agent.updates.release import ISSUED, Release, release_of
 from models.repository.expiry import Expiry, after
 from models.repository.keys import ONLINE, Keys
@@ -109,7 +110,7 @@ class Repository:
         digest = hashlib.sha256(data).hexdigest()
         parent, _, name = path.rpartition("/")
         place = self.folder / "targets" / parent / f"{digest}.{name}"
-        place.parent.mkdir(parents=True, exist_ok=True)
+        Disk().folder(place.parent)
         write_atomically(place, data)
         self.targets.signed.targets[path] = TargetFile(len(data), {"sha256": digest}, path, {"custom": custom})
 
@@ -165,7 +166,7 @@ class Repository:
 
     def _write_first_root(self) -> None:
         """It comes from the keys' folder; it is there before anything that it signs for."""
-        self.metadata.mkdir(parents=True, exist_ok=True)
+        Disk().folder(self.metadata)
         first = self.metadata / f"{self._roots[0].signed.version}.root.json"
         if not first.exists():
             write_atomically(first, self.keys.root.read_bytes())
@@ -234,6 +235,10 @@ class Repository:
         return document
 
     def _prune(self) -> None:
+        """Removes what no client needs, and what a process that was killed has left half written."""
+        halves = (*self.metadata.glob(".*.json.*"), *(self.folder / "targets").rglob(".*.int8.safetensors*.*"))
+        for path in halves:
+            path.unlink()
         for role, document in (("snapshot", self.snapshot), ("targets", self.targets)):
             for path in self.metadata.glob(f"*.{role}.json"):
                 version = path.name.split(".")[0]

@@ -7,7 +7,7 @@ A table stands between ``<!-- name -->`` and ``<!-- /name -->``; all else in a d
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -46,8 +46,8 @@ def reasons_table() -> str:
     for line in Path(reasons.__file__).read_text("utf-8").splitlines():
         if line.startswith("    # "):
             heading = line.removeprefix("    # ")
-        elif line.startswith('    "'):
-            headings[ast.literal_eval(line.strip().partition(":")[0])] = heading
+        elif found := re.match(r'    "(\w+)": "', line):
+            headings[found[1]] = heading
     return table(
         ("code", "of", "meaning"), ((f"`{code}`", headings[code], text) for code, text in reasons.CODES.items())
     )

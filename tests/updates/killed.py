@@ -1,0 +1,37 @@
+"""The daemon that is killed where KILL_AT says: at a point of ``agent.updates.install.POINTS``, or ``in fetch`` when
+the first bytes have come.
+
+    KILL_AT="before switch" python -m tests.updates.killed run --config int8d.toml
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from agent import cli
+from agent.updates import child, install
+
+AT = os.environ.get("KILL_AT", "")
+
+
+def _die(point: str) -> None:
+    if point == AT:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _run(step: str, ask: Any, reply: Any, timeout_s: float, progress: Any = lambda done: None, *args: Any,
+         **kwargs: Any) -> Any:  # fmt: skip
+    def told(done: int) -> None:
+        _die(f"in {step}")
+        progress(done)
+
+    return _child_run(step, ask, reply, timeout_s, told, *args, **kwargs)
+
+
+if __name__ == "__main__":
+    _child_run, child.run = child.run, _run
+    install.reached = _die
+    sys.exit(cli.main())

@@ -1,0 +1,170 @@
+"""The table of kills: SIGKILL before, in and after every step, and what the next start serves.
+
+    python -m tests.updates.kills          # the table, into docs/updates.md
+
+A device serves release 1. Release 2 is on its way, or is taken back, when the process is killed; it is started again,
+must serve one of both, whole, and say which; then the update is gone on with to its end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.updates.install import POINTS
+from models.repository.keys import Keys
+from tests.repository import Repo
+from tests.updates.bad import golden_differs
+from tests.updates.device import ENDED, Device
+from tests.updates.tables import table, write
+from tests.updates.web import drip
+
+MODULE = "tests.updates.killed"
+
+
+def _update(device: Device) -> None:
+    device.ask()
+
+
+def _fails(device: Device) -> None:
+    """Release 2 is no model: it fails its test."""
+    device.ask()
+
+
+def _back_on_probation(device: Device) -> None:
+    device.ask()
+    device.wait(lambda s: s["step"] == "probation")
+    device.ask("rollback")
+
+
+@dataclass(frozen=True)
+class Way:
+    """What is under way. points: where it is killed. may: what may serve then; end: what serves at its end."""
+
+    name: str
+    act: Callable[[Device], None]
+    points: tuple[str, ...]
+    may: frozenset[int]
+    end: int
+    probation_s: float = 0.5
+
+
+_ROLLBACK = tuple(p for p in POINTS if p.endswith("rollback"))
+_FORWARD = tuple(p for p in POINTS if p not in _ROLLBACK)
+_SWITCHED = ("in the middle of switch", "after switch", "before probation", "after probation", "before commit",
+             "in the middle of commit", "after commit")  # fmt: skip
+WAYS = (
+    Way("update", _update, (*_FORWARD, "in fetch"), frozenset({1, 2}), 2),
+    Way("its test fails", _fails, _ROLLBACK, frozenset({1}), 1),
+    Way("taken back on probation", _back_on_probation, _ROLLBACK, frozenset({1, 2}), 1, 20.0),
+)
+
+
+@dataclass(frozen=True)
+class Kill:
+    way: Way
+    point: str
+
+    @property
+    def serves(self) -> frozenset[int]:
+        """After the restart."""
+        if self.way.name == "update":
+            return frozenset({2 if self.point in _SWITCHED else 1})
+        if self.way.name == "taken back on probation":
+            return frozenset({2 if self.point == "before rollback" else 1})
+        return self.way.may
+
+
+KILLS = tuple(Kill(way, point) for way in WAYS for point in way.points)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """state: as published after the restart. serves, says: the release that an answer showed, and that the status
+    named. end: of the way, after it was gone on with.
+    """
+
+    state: str
+    serves: int
+    says: int
+    end: int
+
+
+def prepare(folder: Path) -> None:
+    """A device that has release 1, to be copied."""
+    with Device(folder) as device:
+        device.publish(1)
+        assert device.load()["state"] == "committed"
+        assert device.answers() == 1
+
+
+def play(kill: Kill, prepared: Path, folder: Path) -> Outcome:
+    """Kills, starts again, looks, and goes on to the end."""
+    shutil.copytree(prepared / "publisher", folder / "publisher")
+    shutil.copytree(prepared / "state", folder / "state", symlinks=True, ignore=shutil.ignore_patterns("control"))
+    keys = Keys(folder / "publisher" / "keys")
+    repo = Repo(folder / "publisher" / "repository", keys.folder, keys.root)
+    quick = f"shadow_s = 0.2\nprobation_s = {kill.way.probation_s}\nmin_free_bytes = 1\n"
+    device = Device(folder, quick, module=MODULE, repo=repo)
+    try:
+        if kill.way.act is _fails:
+            _publish_bad(device)
+        else:
+            device.publish(2)
+        if kill.point == "in fetch":
+            _slow_down(device)
+        device.start({"KILL_AT": kill.point})
+        kill.way.act(device)
+        assert device.agent.process.wait(30) == -9, device.agent.log()
+        device.web.hostile.clear()
+        device.restart()
+        serves = device.answers()
+        status = device.status()
+        says, state = status["serving"]["release"], status["state"]
+        if state not in ENDED:
+            if kill.way.act is _back_on_probation:
+                device.ask("rollback")
+            elif state == "fetching":
+                device.ask()
+            device.wait(lambda s: s["state"] in ENDED and s["target"]["release"] == 2)
+        elif state == "committed" and says == 1 and kill.way.act is not _back_on_probation:
+            device.load()  # it had not begun
+        return Outcome(state, serves, says, device.answers())
+    finally:
+        device.__exit__()
+
+
+def _publish_bad(device: Device) -> None:
+    """Release 2 has other golden outputs than it gives."""
+    device.publish(2, golden_differs(device.folder))
+
+
+def _slow_down(device: Device) -> None:
+    """The file comes in pieces, so that there is a middle to be killed in."""
+    device.web.hostile["2.int8.safetensors"] = drip
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as name:
+        prepared = Path(name, "prepared")
+        prepared.mkdir()
+        prepare(prepared)
+        rows = []
+        for i, kill in enumerate(KILLS):
+            folder = Path(name, str(i))
+            folder.mkdir()
+            outcome = play(kill, prepared, folder)
+            good = outcome.serves in kill.serves and outcome.says == outcome.serves and outcome.end == kill.way.end
+            row = (f"release {outcome.serves}", outcome.state, f"release {outcome.end}", "yes" if good else "**no**")
+            rows.append((kill.way.name, kill.point, *row))
+            print(*rows[-1], sep=" | ", flush=True)
+    write("kills", table(("under way", "killed", "serves after the restart", "state", "at the end", "holds"), rows))
+    return 0 if all(row[-1] == "yes" for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
