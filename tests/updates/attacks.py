@@ -1,7 +1,9 @@
 """The table of attacks: what somebody between the publisher and a device may try, and how the device refuses it.
 
-for attack in ATTACKS:
-    print(attack.name, attack.does, attack.code, play(attack, folder).code)
+    python -m tests.updates.attacks          # the table, into docs/updates.md
+
+Each is played in a world of its own: a publisher with keys, a web server that can be hostile, and a device that has
+committed release 2. Afterwards release 3 is published, and must come.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import ssl
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,6 +32,7 @@ from agent.updates.reasons import Refused
 from tests import pki
 from tests.updates import web as hostile
 from tests.updates.simulator import Simulator
+from tests.updates.tables import table, write
 from tests.updates.web import Web
 
 DEVICE = "box1"
@@ -386,3 +391,21 @@ ATTACKS = [
     Attack("recovery from stolen keys", "has signed version 2,000,000,000 of all; the publisher takes the keys back",
            "accepted", _recovers, lasting=True),
 ]  # fmt: skip
+
+
+def main() -> int:
+    rows, good = [], True
+    for attack in ATTACKS:
+        with tempfile.TemporaryDirectory() as name:
+            outcome = play(attack, Path(name))
+        held = outcome.code == attack.code and (attack.lasting or outcome.afterwards == "accepted")
+        good = good and held
+        answer = outcome.code if outcome.code in ("accepted", "nothing") else f"`{outcome.code}`"
+        rows.append((attack.name, attack.does, answer, "yes" if held else "**no**"))
+        print(*rows[-1], outcome.message, sep=" | ", flush=True)
+    write("attacks", table(("attack", "what the attacker does", "the device's answer", "holds"), rows))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
