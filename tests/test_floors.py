@@ -146,6 +146,15 @@ def test_a_root_file_that_is_none_is_named(device: Device, tmp_path: Path, conte
     assert not device.floors.exists()
 
 
+@pytest.mark.parametrize("issued", [10**30, 10**400])
+def test_a_signed_time_beyond_all_dates_is_no_time_to_go_by(device: Device, sim: Simulator, issued: int) -> None:
+    sim.issued = issued
+    sim.publish()
+    with pytest.raises(Refused, match="9999-12-31") as caught:
+        device.refresh()
+    assert caught.value.code == "clock"
+
+
 FLOORS = Floors("", {"timestamp": Floor(7, ("a", "b")), "root": Floor(3, ("r",))}, issued=99.0)
 
 
