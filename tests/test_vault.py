@@ -111,6 +111,7 @@ def test_no_more_is_decrypted_than_the_release_says(tmp_path: Path, key: Path) -
 
 WHO = """
 import gc, sys, time
+from agent.engine import load
 from agent.modelfile import read
 from agent.updates.vault import open_model
 from tests.test_vault import RELEASE
@@ -121,9 +122,11 @@ def ours(part):
 
 with open_model(sys.argv[1], RELEASE, sys.argv[2]) as path:
     model = read(path)
+engine = load(model)
+engine.run(model.golden[0].inputs)
 print(ours("/proc/self/maps"), flush=True)
 sys.stdin.readline()
-del model
+del model, engine
 gc.collect()
 print(ours("/proc/self/maps"), flush=True)
 """

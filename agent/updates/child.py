@@ -31,6 +31,8 @@ from agent.updates.reasons import CODES, Refused
 
 STEPS = {"find": "agent.updates.find", "fetch": "agent.updates.fetch", "test": "agent.updates.selftest"}
 MODULE = "agent.updates.child"  # what is started; tests plant faults with another
+# What a supervisor sends to all processes of a service that it stops: no fault of what a child is about.
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PDEATHSIG, _NO_NEW_PRIVS = 1, 38  # prctl's
 _LAST_WORDS = 4000  # characters of a child's stderr that are kept
 _LINE_BYTES = 1 << 20
@@ -62,7 +64,7 @@ def run(
     Call it from a thread that lives as long as the step: the kernel ends the child with the thread that started it.
 
     Raises ``Refused``: the child's own; ``died`` where it ends without a reply; ``late`` past the time;
-    ``interrupted`` once stopped.
+    ``interrupted`` once stopped, or by a signal that stops services.
     """
     # -P: what lies in the working folder, which a service can write to, is not imported.
     command = [sys.executable, "-P", "-m", MODULE, step, str(os.getpid())]
@@ -99,7 +101,7 @@ def run(
         process.stderr.close()
     if answer is not None:
         return _taken(answer, reply, step, died)
-    if why == ["stop"]:
+    if why == ["stop"] or -process.returncode in _STOPS:
         raise Refused("interrupted")
     if why == ["late"]:
         raise Refused(late, f"step '{step}' took longer than {timeout_s:g} s")
@@ -129,9 +131,10 @@ def _read(stream: IO[bytes], progress: Progress) -> _Line | None:
             said = msgspec.json.decode(line, type=_Line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue  # something printed by a library
-        if said.progress is None:
+        if said.progress is not None:
+            progress(said.progress)
+        elif said.code or said.reply is not None:
             return said
-        progress(said.progress)
     return None
 
 
@@ -156,6 +159,8 @@ def _listen(stream: IO[bytes], words: list[bytes]) -> None:
 
 def main(argv: list[str]) -> int:
     """In the child."""
+    for number in _STOPS:  # the parent ends it, or the parent's end does
+        signal.signal(number, signal.SIG_IGN)
     step, parent = argv[1], int(argv[2])
     try:
         prctl = ctypes.CDLL(None).prctl

@@ -7,13 +7,12 @@ budgets.
 
 Latency is the best of the medians of several slices of runs, in turns with the model in service where that is given:
 the box is busy serving while this runs at low priority, and a model that is fast enough has some slice in peace, while
-one that is too slow has none.
+one that is too slow has none. It has more slices before it is refused than a fast one takes.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
+import importlib
 import resource
 import statistics
 import time
@@ -25,7 +24,8 @@ from numpy.typing import NDArray
 
 from agent.config.tables import Config, ModelConfig, Tuner
 from agent.engine import Batches, Engine, Tuning
-from agent.errors import BackendError, Int8dError
+from agent.errors import Int8dError
+from agent.memory import give_back
 from agent.modelfile import Golden, read
 from agent.replicas import load_replicas, pinned
 from agent.serving.batcher import Seat
@@ -39,7 +39,7 @@ from agent.wire.limits import Limits
 
 _FILE_BYTES = 16 << 20  # of a file that this may write: the tuner's answers are smaller
 _SLACK_BYTES = 256 << 20  # beyond four budgets, while the tuner tries kernels: past that, allocation fails
-_SLICES, _SLICE_S, _LATENCY_S = 9, 0.03, 2.0
+_SLICES, _SLICE_S, _LATENCY_S = 5, 0.02, 3.0  # at least so many, each so long; in all, while over budget
 Array = NDArray[np.generic]
 
 
@@ -54,8 +54,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """file: what is tested. model: how the service will load it; its ``path`` is not looked at. in_service: what
     answers now, to be timed beside it.
 
-    key: the file of this device's age identities. tuner: its folder is named. latency_budget_ms, memory_budget_bytes: 0,
-    no limit.
+    key: the file of this device's age identities. tuner: its folder is named. latency_budget_ms,
+    memory_budget_bytes: 0, no limit.
     """
 
     file: ModelFile
@@ -94,27 +94,25 @@ def perform(ask: Ask, progress: Progress) -> Tested:
     except Refused:
         raise
     except Int8dError as e:
-        code = (
-            "memory_budget" if isinstance(e, BackendError) and isinstance(e.__cause__, MemoryError) else "not_a_model"
-        )
-        raise Refused(code, str(e)) from e
+        raise Refused("memory_budget" if isinstance(e.__cause__, MemoryError) else "not_a_model", str(e)) from e
     except MemoryError as e:
         raise Refused("memory_budget", "there is not enough memory to load and run it") from e
 
 
 def _perform(ask: Ask) -> Tested:
     tuner = ask.tuner
-    _import_decoders()
-    _settle()
+    importlib.import_module("agent.wire.images")  # the service has it already: it is not the model's to pay for
+    give_back()
     before = resident_bytes()
     before_limit = resource.getrlimit(resource.RLIMIT_DATA)
     if ask.memory_budget_bytes:
         limit(resource.RLIMIT_DATA, _data_bytes() + 4 * ask.memory_budget_bytes + _SLACK_BYTES)
-    golden, seats = _load(ask.file, ask, Tuning(tuner.folder, tuner.budget_s) if tuner.enabled else None)
+    tuning = Tuning(tuner.folder, tuner.budget_s) if tuner.enabled else None
+    golden, seats = _load(ask.file, ask.model, ask, tuning)
     for seat in seats:
         with pinned(seat.cores):
             _check_golden(golden, _batches(seat))
-    _settle()
+    give_back()
     added = max(0, resident_bytes() - before)
     if 0 < ask.memory_budget_bytes < added:
         raise Refused(
@@ -133,7 +131,7 @@ def _perform(ask: Ask) -> Tested:
     return Tested(median_us, reference_us, added, len(golden), engine.backend, engine.isa)
 
 
-def _load(file: ModelFile, ask: Ask, tuning: Tuning | None, replicas: int = 0) -> tuple[list[Golden], list[Seat]]:
+def _load(file: ModelFile, model: ModelConfig, ask: Ask, tuning: Tuning | None) -> tuple[list[Golden], list[Seat]]:
     """The golden pairs, copied out of the file, and the model as the service loads it."""
     config = Config(device="", limits=ask.limits, model_limits=ask.model_limits, spin_us=ask.spin_us)
     with open_model(file.path, file.release, ask.key) as path:
@@ -141,7 +139,6 @@ def _load(file: ModelFile, ask: Ask, tuning: Tuning | None, replicas: int = 0) -
     golden = [Golden(_copied(g.inputs), _copied(g.outputs)) for g in contents.golden]
     if not golden:
         raise Refused("not_a_model", "the release has no golden inputs to test it with: build it with int8d-make")
-    model = msgspec.structs.replace(ask.model, replicas=replicas or ask.model.replicas)
     return golden, load_replicas(model, contents, config, tuning)[1]
 
 
@@ -159,9 +156,10 @@ def _check_golden(golden: list[Golden], batches: Batches) -> None:
     engine = batches.engine
     members = [engine.check(pair.inputs) for pair in golden]
     for size in (1, *batches.sizes):
-        for i, pair in enumerate(golden):
-            some = [members[(i + k) % len(golden)] for k in range(size)]
-            _compare(i, pair, batches.run(some)[0], size)
+        for i in range(len(golden)):
+            turn = [(i + k) % len(golden) for k in range(size)]
+            for k, outputs in zip(turn, batches.run([members[k] for k in turn]), strict=True):
+                _compare(k, golden[k], outputs, size)
 
 
 def _compare(index: int, pair: Golden, outputs: Mapping[str, Array], size: int) -> None:
@@ -186,24 +184,28 @@ def _time(ask: Ask, seat: Seat, golden: Golden) -> tuple[float, float]:
     contenders = [(_batches(seat).engine, golden)]
     if ask.in_service is not None:
         try:
-            pairs, seats = _load(ask.in_service, ask, Tuning(ask.tuner.folder) if ask.tuner.enabled else None, 1)
+            alike = msgspec.structs.replace(ask.model, replicas=1, cores=sorted(seat.cores or ()))
+            remembered = Tuning(ask.tuner.folder) if ask.tuner.enabled else None
+            pairs, seats = _load(ask.in_service, alike, ask, remembered)
             contenders.append((_batches(seats[0]).engine, pairs[0]))
         except (Int8dError, MemoryError):
             pass  # it is not what is tested
     with pinned(seat.cores):
-        best = _best_medians([(e, e.check(pair.inputs)) for e, pair in contenders])
+        budget_us = ask.latency_budget_ms * 1000 or float("inf")
+        best = _best_medians([(e, e.check(pair.inputs)) for e, pair in contenders], budget_us)
     return best[0], best[1] if len(best) > 1 else 0.0
 
 
-def _best_medians(contenders: list[tuple[Engine, dict[str, Array]]]) -> list[float]:
+def _best_medians(contenders: list[tuple[Engine, dict[str, Array]]], budget_us: float) -> list[float]:
+    """Until the first is within its budget, or the time is up."""
     best = [float("inf")] * len(contenders)
-    end = time.perf_counter() + _LATENCY_S
-    for _ in range(_SLICES):
+    end, slices = time.perf_counter() + _LATENCY_S, 0
+    while True:
         for i, (engine, inputs) in enumerate(contenders):
             best[i] = min(best[i], _slice(engine, inputs))
-        if time.perf_counter() > end:
-            break
-    return best
+        slices += 1
+        if time.perf_counter() > end or (slices >= _SLICES and best[0] <= budget_us):
+            return best
 
 
 def _slice(engine: Engine, inputs: dict[str, Array]) -> float:
@@ -218,23 +220,7 @@ def _slice(engine: Engine, inputs: dict[str, Array]) -> float:
     return statistics.median(times) / 1000
 
 
-def _import_decoders() -> None:
-    """What the service has already is not the model's to pay for."""
-    from agent.wire import images
-
-    assert images.ImageDecoder
-
-
-def _settle() -> None:
-    """Gives back what only the tuner needed, as the daemon does."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:
-        pass  # another C library than glibc
-
-
 def _data_bytes() -> int:
-    """What counts against RLIMIT_DATA: VmData of the kernel's account."""
+    """What counts against RLIMIT_DATA, and the stack."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[5]) * resource.getpagesize()

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, ModelError
 from agent.updates import identity
 from agent.updates.reasons import Refused
 from agent.updates.release import Release
@@ -41,7 +41,11 @@ def open_model(path: str | os.PathLike[str], release: Release, key_file: str | N
         _decrypt(path, memory, release, identities)
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
-        yield f"/proc/self/fd/{memory}"
+        name = f"/proc/self/fd/{memory}"
+        try:
+            yield name
+        except ModelError as e:  # a name that means nothing to people
+            raise ModelError(str(e).replace(name, os.fspath(path))) from e
     finally:
         os.close(memory)
 
