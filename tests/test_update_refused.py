@@ -47,7 +47,7 @@ def test_what_fails_its_test_never_serves(device: Device, release: int, code: st
         rolled_back(device.load(), release, code)
         assert traffic.after() == {1}
     assert traffic.shown == {1}
-    assert traffic.refused == set()
+    assert traffic.failed == set()
 
 
 def test_what_crashes_is_tried_again_when_somebody_asks_and_not_before(device: Device) -> None:
@@ -66,7 +66,7 @@ def test_what_crashes_is_tried_again_when_somebody_asks_and_not_before(device: D
     rolled_back(again, 5, "crashed")
     assert again["updated_unix_s"] > first["updated_unix_s"]
     assert traffic.shown == {1}
-    assert traffic.refused == set()
+    assert traffic.failed == set()
 
 
 def test_what_kills_the_daemon_as_it_is_loaded_has_three_starts(device: Device) -> None:
@@ -99,4 +99,4 @@ def test_what_takes_more_than_its_budget_never_serves(setting: str, code: str, t
         with Traffic(device.broker.port) as traffic:
             rolled_back(device.load(), 1, code)
         assert traffic.shown == {0}
-        assert traffic.refused == set()
+        assert traffic.failed == set()

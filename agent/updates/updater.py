@@ -259,7 +259,7 @@ class _Turn:
             self._go_on()
         found = self._find(wanted)
         if found.withdrawn and machine.record.committed is not None and found.target is None:
-            machine.roll_back_committed(Refused("withdrawn"))
+            machine.roll_back_committed(Refused("withdrawn", f"its publisher has withdrawn it: {found.withdrawn}"))
             self._tidy()
         target, record = found.target, machine.record
         if record.state == "fetching" and target is None:  # it was on its way, and is not for this device any more
