@@ -39,7 +39,11 @@ def test_every_secret_may_be_a_credential(tmp_path: Path, credentials: Path, pki
     tls = f'[broker.tls]\nca = "{pki}/ca.pem"\ncert = "{pki}/box1.pem"\nkey = "credential:tls"\n'
     rest = f'{ROUTE}encryption = "hpke"\n[encryption]\nkey = "credential:int8d-key"\n'
     password = 'username = "box1"\npassword_file = "credential:password"\n'
-    config = load(_config(tmp_path, password + tls, rest))
+    web = f'cert = "{pki}/box1.pem"\ncert_key = "credential:tls"\nkey = "credential:int8d-key"\n'
+    updates = f'[updates]\nrepository = "https://localhost/"\nroot = "{pki}/ca.pem"\n{web}'
+    config = load(_config(tmp_path, password + tls, rest + updates))
+    assert config.updates.cert_key == str(credentials / "tls")
+    assert config.updates.key == str(credentials / "int8d-key")
     assert config.broker.password_file == str(credentials / "password")
     assert config.broker.tls is not None
     assert config.broker.tls.key == str(credentials / "tls")

@@ -239,9 +239,11 @@ class _Reading:
         if not transport.connected:
             return
         now = time.monotonic()
+        room = WINDOW - sum(piece.asked > 0 for piece in self._under_way.values())
         for piece in sorted(self._under_way.values(), key=lambda p: p.offset):
-            if piece.due > now:
+            if piece.due > now or not (piece.asked or room > 0):
                 continue
+            room -= not piece.asked
             if piece.asked and not piece.unheard:
                 transport.length.late(piece.length)
                 self._shorten(piece, transport.length.now)
@@ -260,9 +262,9 @@ class _Reading:
     def _wait(self) -> None:
         transport = self._transport
         timeout = _TICK_S
-        if transport.connected and self._under_way:
-            soonest = min(piece.due for piece in self._under_way.values())
-            timeout = min(_TICK_S, max(0.001, soonest - time.monotonic()))
+        due = [piece.due for piece in self._under_way.values() if piece.asked]
+        if transport.connected and due:
+            timeout = min(_TICK_S, max(0.001, min(due) - time.monotonic()))
         began = time.monotonic()
         try:
             event = transport.events.get(timeout=timeout)

@@ -1,6 +1,6 @@
 """The tables of docs/updates.md that a program knows better than a person.
 
-    python -m tests.updates.tables        # the table of reasons, from agent/updates/reasons.py
+    write("reasons", reasons_table())
 
 A table stands between ``<!-- name -->`` and ``<!-- /name -->``; all else in a document is left as it is.
 """
@@ -51,7 +51,3 @@ def reasons_table() -> str:
     return table(
         ("code", "of", "meaning"), ((f"`{code}`", headings[code], text) for code, text in reasons.CODES.items())
     )
-
-
-if __name__ == "__main__":
-    write("reasons", reasons_table())
