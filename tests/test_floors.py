@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.config.tables import Updates
+from agent.updates.disk import Disk
 from agent.updates.floors import Floor, Floors
 from agent.updates.https import Https
 from agent.updates.reasons import Refused
@@ -24,11 +25,11 @@ class Device:
         self.floors = self.folder / "floors.json"
         self.root, self._web = root, web
 
-    def refresh(self) -> Trusted:
+    def refresh(self, disk: Disk | None = None) -> Trusted:
         settings = Updates(repository=self._web.url, root=str(self.root))
         transport = Https(settings)
         try:
-            return refresh(self.folder, transport, settings)
+            return refresh(self.folder, transport, settings, disk)
         finally:
             transport.close()
 
@@ -61,6 +62,38 @@ def test_floors_that_can_not_be_read_stop_updates_and_say_what_to_do(device: Dev
     assert caught.value.code == "floors"
     device.floors.unlink()
     device.refresh()
+
+
+class Recorder(Disk):
+    """order: files that were forced to the disk, and those that were written."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+
+    def sync(self, path: Path) -> None:
+        super().sync(path)
+        self.order.append(path.name)
+
+    def write(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        super().write(path, data, mode)
+        self.order.append(path.name)
+
+
+def test_metadata_is_on_the_disk_before_the_floors_that_rely_on_it(device: Device) -> None:
+    disk = Recorder()
+    device.refresh(disk)
+    before = disk.order[: disk.order.index("floors.json")]
+    there = {path.name for path in (device.folder / "tuf").rglob("*") if not path.is_symlink()}
+    assert {"timestamp.json", "snapshot.json", "targets.json", "1.root.json", "root_history"} <= there <= set(before)
+
+
+def test_metadata_of_a_check_that_failed_is_on_the_disk_too(device: Device, sim: Simulator) -> None:
+    sim.path("targets").unlink()
+    disk = Recorder()
+    with pytest.raises(Refused) as caught:
+        device.refresh(disk)
+    assert caught.value.code == "not_found"
+    assert {"timestamp.json", "snapshot.json"} <= set(disk.order)
 
 
 def test_a_repository_that_has_nothing_new_costs_no_write(device: Device) -> None:
@@ -111,6 +144,15 @@ def test_a_root_file_that_is_none_is_named(device: Device, tmp_path: Path, conte
         device.refresh()
     assert caught.value.code == "bad_root"
     assert not device.floors.exists()
+
+
+@pytest.mark.parametrize("issued", [10**30, 10**400])
+def test_a_signed_time_beyond_all_dates_is_no_time_to_go_by(device: Device, sim: Simulator, issued: int) -> None:
+    sim.issued = issued
+    sim.publish()
+    with pytest.raises(Refused, match="9999-12-31") as caught:
+        device.refresh()
+    assert caught.value.code == "clock"
 
 
 FLOORS = Floors("", {"timestamp": Floor(7, ("a", "b")), "root": Floor(3, ("r",))}, issued=99.0)

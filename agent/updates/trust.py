@@ -30,6 +30,7 @@ from agent.updates.reasons import Refused
 from agent.updates.release import ISSUED
 from agent.updates.transport import Transport
 
+_LAST = 253_402_300_799  # the end of the year 9999, where dates end
 CLOCK_SLACK_S = 300.0  # clocks of the publisher and the device may differ by this
 _NOBODY = "somebody else answers, or the publisher signed with a key that updates.root does not lead to"
 
@@ -145,8 +146,8 @@ def _load(folder: Path) -> Trusted:
 
 
 def _issued(timestamp: Timestamp) -> float:
-    found = timestamp.unrecognized_fields.get(ISSUED, 0)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else 0.0
+    found = timestamp.unrecognized_fields.get(ISSUED)
+    return float(max(0, min(found, _LAST))) if isinstance(found, int) else 0.0
 
 
 def _now(clock: float, issued: float, settings: Updates) -> float:

@@ -1,7 +1,9 @@
 """The table of attacks: what somebody between the publisher and a device may try, and how the device refuses it.
 
-for attack in ATTACKS:
-    print(attack.name, attack.does, attack.code, play(attack, folder).code)
+    python -m tests.updates tables          # the table, into docs/updates.md
+
+Each is played in a world of its own: a publisher with keys, a web server that can be hostile, and a device that has
+committed release 2. Afterwards release 3 is published, and must come.
 """
 
 from __future__ import annotations
@@ -396,5 +398,6 @@ def report(folder: Path) -> tuple[str, bool]:
         outcome = play(attack, folder / str(i))
         held = outcome.code == attack.code and (attack.lasting or outcome.afterwards == "accepted")
         holds &= held
-        rows.append((attack.name, attack.does, f"`{outcome.code}`", "yes" if held else "**no**"))
-    return table(("attack", "what the attacker does", "the device says", "holds"), rows), holds
+        answer = outcome.code if outcome.code in ("accepted", "nothing") else f"`{outcome.code}`"
+        rows.append((attack.name, attack.does, answer, "yes" if held else "**no**"))
+    return table(("attack", "what the attacker does", "the device's answer", "holds"), rows), holds
