@@ -43,7 +43,7 @@ class Children:
         return child.run("find", ask, find.Found, _FIND_S, stop=stop, died="internal", late="too_slow")
 
     def fetch(self, target: Target, part: Path, progress: Callable[[int], None], stop: threading.Event) -> None:
-        """As ``install.Steps``."""
+        """As ``service.Steps``."""
         config = self._config
         ask = fetch.Ask(target=target, part=str(part), device=config.device, settings=config.updates,
                         broker=config.broker)  # fmt: skip
@@ -52,7 +52,7 @@ class Children:
     def test(
         self, model: str, target: Target, file: Path, serving: Target | None, stop: threading.Event
     ) -> dict[str, float]:
-        """As ``install.Steps``."""
+        """As ``service.Steps``."""
         config, settings = self._config, self._config.updates
         tuner = config.tuner
         if serving is None:
