@@ -12,7 +12,7 @@ from agent.config.tables import Config
 from agent.engine.answers import default_folder
 from agent.updates import child, fetch, find, selftest
 from agent.updates.journal import Record
-from agent.updates.release import Target
+from agent.updates.release import Release, Target
 from agent.updates.store import Store
 
 _FIND_S = 600.0  # metadata is a few kilobytes; the transport says sooner when it is slow
@@ -55,7 +55,10 @@ class Children:
         """As ``service.Steps``."""
         config, settings = self._config, self._config.updates
         tuner = config.tuner
-        in_service = None if serving is None else selftest.ModelFile(str(self._store.file(serving)), serving.release)
+        if serving is None:
+            in_service = selftest.ModelFile(self._models[model].path, Release(model, 0))
+        else:
+            in_service = selftest.ModelFile(str(self._store.file(serving)), serving.release)
         ask = selftest.Ask(
             file=selftest.ModelFile(str(file), target.release),
             model=self._models[model],
