@@ -52,13 +52,20 @@ class Control:
         self._watching: set[tuple[str, queue.Queue[Answer]]] = set()
         self._lock = threading.Lock()
         self._socket = socket.socket(socket.AF_UNIX)
-        with _address(updates.folder) as address:
+        try:
+            self._bind()
+        except OSError as e:  # serving needs no one to call
+            log.error("int8d update can't reach this process: no socket in %s (%s)", updates.folder, e.strerror)
+            return
+        self._socket.listen(4)
+        threading.Thread(target=self._accept, name="update-control", daemon=True).start()
+
+    def _bind(self) -> None:
+        with _address(self._updates.folder) as address:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(address)
             self._socket.bind(address)
             os.chmod(address, 0o600)
-        self._socket.listen(4)
-        threading.Thread(target=self._accept, name="update-control", daemon=True).start()
 
     def tell(self, status: Status) -> None:
         """A status has changed."""
@@ -72,7 +79,8 @@ class Control:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        (self._updates.folder / _NAME).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self._updates.folder / _NAME).unlink()
 
     def _accept(self) -> None:
         while True:

@@ -6,11 +6,13 @@ a name in them has changed.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 
 from agent.files import write_atomically
+from agent.updates.reasons import Refused
 
 
 class Disk:
@@ -74,3 +76,11 @@ class Disk:
         """What a service may still write where ``path`` lies."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+
+def of_disk(error: OSError, where: Path | None = None) -> Refused:
+    """Why an update can't go on, where writing has failed. where: if the error does not know."""
+    place = error.filename or where or "the state folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refused("no_space", f"the disk of {place} is full: make room")
+    return Refused("disk", f"{place} can't be written: {error.strerror or error}")

@@ -13,7 +13,6 @@ switch, which happens between two requests.
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import time
@@ -22,6 +21,7 @@ from collections.abc import Callable
 import msgspec
 
 from agent.errors import Int8dError
+from agent.updates.disk import of_disk
 from agent.updates.journal import Journal, Record, refused, status, version
 from agent.updates.reasons import Refused
 from agent.updates.release import Target
@@ -153,7 +153,7 @@ class Install:
         try:
             return self._journal.write(starts=record.starts + 1)
         except OSError as e:  # what can't be counted must not be tried: it might end us each time
-            return self._roll_back(_of_disk(e))
+            return self._roll_back(of_disk(e))
 
     def _fall_back(self, record: Record, code: str, why: str) -> Record:
         """From what can't serve to what served before it."""
@@ -188,7 +188,7 @@ class Install:
             self._journal.write(state="fetching", step="fetch", target=target, switched=False, starts=0, reason=None,
                                 test={}, shadow={}, probation={})  # fmt: skip
         except OSError as e:
-            raise _of_disk(e) from e
+            raise of_disk(e) from e
         reached("after begin")
         self.tell()
 
@@ -201,7 +201,7 @@ class Install:
         except Refused as e:
             self._failed(e)
         except OSError as e:
-            self._failed(_of_disk(e))
+            self._failed(of_disk(e))
         except Int8dError as e:
             self._failed(Refused("not_a_model", str(e)))
         if self._by_hand:  # it is over, one way or the other
@@ -401,9 +401,3 @@ class Install:
 
 def _name(target: Target | None) -> str:
     return "0 (int8d.toml's own file)" if target is None else str(target.release.release)
-
-
-def _of_disk(error: OSError) -> Refused:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Refused("no_space", f"the disk is full ({error.filename or 'state folder'}): make room")
-    return Refused("disk", f"the state folder can't be written: {error}")

@@ -23,7 +23,7 @@ from tuf.ngclient.updater import Updater
 
 from agent.config.tables import Updates
 from agent.updates import floors as floors_file
-from agent.updates.disk import Disk
+from agent.updates.disk import Disk, of_disk
 from agent.updates.fetcher import CONFIG, FOLDER, Fetcher, role_of
 from agent.updates.floors import Floors
 from agent.updates.reasons import Refused
@@ -68,7 +68,7 @@ def refresh(
         if raised != kept:
             floors_file.write(folder / "floors.json", raised, disk)
     except OSError as e:
-        raise Refused("disk", f"'{folder}' can't be written ({e})") from e
+        raise of_disk(e, folder) from e
     now = _now(clock(), raised.issued, settings)
     for signed in found[:4]:
         if signed.expires.timestamp() <= now:

@@ -148,9 +148,10 @@ def of(config: Config) -> Updates:
 
 
 def _lock(folder: Path) -> int:
+    """Of the folder itself, which needs no writing: a disk that has become read-only must not end the service."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as e:
         raise ConfigError(f"updates need a folder that can be written: {folder}: {e.strerror}") from e
     try:
