@@ -9,6 +9,7 @@ with Device(tmp_path) as device:
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from models.repository.keys import Keys
 from tests.agent_process import ROOT, ROUTE, Agent, Peer, picture, truth
 from tests.broker import Mosquitto
 from tests.repository import Repo, make
@@ -143,3 +145,20 @@ class Device:
     def state(self) -> Path:
         """Of its updates."""
         return self.folder / "state" / "box1" / "updates"
+
+
+def prepare(folder: Path) -> None:
+    """A device that has release 1, to be copied."""
+    with Device(folder) as device:
+        device.publish(1)
+        assert device.load()["state"] == "committed"
+        assert device.answers() == 1
+
+
+def copied(prepared: Path, folder: Path) -> Repo:
+    """What a device and its publisher have, for another one; its ``repo``."""
+    shutil.copytree(prepared / "publisher", folder / "publisher")
+    unlike = shutil.ignore_patterns("control")
+    shutil.copytree(prepared / "state", folder / "state", symlinks=True, ignore=unlike, dirs_exist_ok=True)
+    keys = Keys(folder / "publisher" / "keys")
+    return Repo(folder / "publisher" / "repository", keys.folder, keys.root)
