@@ -216,7 +216,7 @@ class Live:
         self._models.put(model, loaded)
         self._workers.replace(model, loaded.seats)
         with self._about:
-            self._stats.about["models"] = self._stats.about["models"] | {model: loaded.about()}
+            self._stats.about["models"][model] = loaded.about()  # in one step, for each model has a thread of its own
         self._changed(model)
 
     def _free(self, model: str) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.agent_process import DIGITS, ROUTE
 from tests.updates.device import ENDED, QUICK, Device
 
 
@@ -78,3 +79,19 @@ def test_without_a_daemon_the_next_start_goes_on_with_what_was_installed(tmp_pat
         )
         device.restart()
         assert device.answers() == 1
+
+
+def test_without_a_daemon_what_the_other_models_serve_stays(tmp_path: Path) -> None:
+    other = f'[[model]]\nname = "other"\npath = "{DIGITS}"\n'
+    with Device(tmp_path, QUICK, rest=ROUTE + other) as device:
+        device.publish(1)
+        device.publish(2, name="other")
+        assert device.command("install", "other").returncode == 0
+        assert device.agent.terminate() == 0
+        assert device.command("install", "digits").returncode == 0
+        device.restart()
+        device.wait(lambda s: s["state"] in ENDED)
+        found = json.loads(device.command("status", "--json").stdout)
+        assert [(s["model"], s["state"], s["committed"]["release"]) for s in found] == [
+            ("digits", "committed", 1), ("other", "committed", 2)
+        ]  # fmt: skip

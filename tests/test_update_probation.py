@@ -10,6 +10,7 @@ import pytest
 
 from tests.updates.device import ENDED, Device
 from tests.updates.traffic import Traffic
+from tests.updates.web import cut
 
 MODULE = "tests.updates.planted"
 PLANT = {"PLANT": "2:raise 3:slow 4:nan 5:shadow"}
@@ -94,10 +95,12 @@ def test_it_goes_back_by_hand_on_probation_and_once_committed(device: Device) ->
     with Traffic(device.broker.port) as traffic:
         device.ask()
         device.wait(lambda s: s["step"] == "probation")
+        device.web.hostile["json"] = cut  # going back needs no network
         done = device.command("rollback")
         assert done.returncode == 0, done.stderr
         rolled_back(device.status(), 7, "by_hand")
         assert traffic.after() == {1}
+        device.web.hostile.clear()
 
         device.publish(8)
         assert device.load()["state"] == "committed"

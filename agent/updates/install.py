@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 # No fault of the release: it may be tried again by itself.
 PASSING = frozenset({"unreachable", "not_found", "not_a_repository", "too_slow", "truncated", "endless_data", "damaged",
                      "no_space", "disk", "clock", "expired", "interrupted", "withdrawn"})  # fmt: skip
+PASSING_LATER = frozenset({"no_space", "disk", "interrupted"})  # once the file is here
 POINTS = (
     "before begin",
     "after begin",
@@ -118,18 +119,19 @@ class Install:
     # At the start
 
     def read(self) -> None:
-        """What the journal says, for who does not serve."""
+        """What the journal says, or where it can't be read, the links."""
         self._journal.read()
+        if self._journal.damaged:
+            current, previous = self._store.current(self._model), self._store.previous(self._model)
+            floor = max((t.release.release for t in (current, previous) if t is not None), default=0)
+            self._note(state="idle", committed=current, previous=previous, floor=floor)
 
     def recover(self) -> Target | None:
         """What shall serve now: whole, and the old one where the new one has failed too often. None: int8d.toml's own
         file. Mends links, counts the attempt, and never raises for a disk that can't be written.
         """
-        record = self._journal.read()
-        if self._journal.damaged:
-            current, previous = self._store.current(self._model), self._store.previous(self._model)
-            floor = max((t.release.release for t in (current, previous) if t is not None), default=0)
-            record = self._note(state="idle", committed=current, previous=previous, floor=floor)
+        self.read()
+        record = self.record
         if record.state == "pending" and record.switched:
             record = self._another_start(record)
         if record.serving is not None and not self._store.has(record.serving):
@@ -204,10 +206,6 @@ class Install:
             self._failed(of_disk(e))
         except Int8dError as e:
             self._failed(Refused("not_a_model", str(e)))
-        if self._by_hand:  # it is over, one way or the other
-            self._by_hand = False
-            if not self._ending:
-                self._stop.clear()
         self.tell()
 
     def _fetch(self) -> bool:
@@ -303,7 +301,8 @@ class Install:
             why = Refused("by_hand")
         record = self.record
         log.warning("model %s: release %s, %s: %s: %s", self._model, _name(record.target), record.state, why.code, why)
-        if why.code == "interrupted" or (why.code in PASSING and not record.starts):
+        passing = PASSING if record.state == "fetching" else PASSING_LATER
+        if why.code == "interrupted" or (why.code in passing and not record.starts):
             if why.code != "interrupted":
                 self.repository = Reason(why.code, str(why))
             elif record.state == "pending" and record.starts:  # a stop in good order is no failed start
@@ -365,6 +364,13 @@ class Install:
         """What is under way is rolled back."""
         self._by_hand = True
         self._stop.set()
+
+    def settle(self) -> None:
+        """What was under way is over, one way or the other: ``back_by_hand`` was about that alone."""
+        if self._by_hand:
+            self._by_hand = False
+            if not self._ending:
+                self._stop.clear()
 
     def allow(self, sha256: str) -> None:
         """A release that was rolled back here may be tried again, because somebody asks for it."""

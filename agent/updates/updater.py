@@ -19,7 +19,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -95,6 +95,8 @@ class Updates:
 
     def perform(self, model: str, action: Action, tell: Tell, release: int | None = None) -> Status:
         """Without ``start``: here and now; what is installed becomes pending. Raises ``Refused``."""
+        for turn in self._turns.values():  # what the others need must not be tidied away
+            turn.machine.read()
         return self._turn(model).perform(_Wish(action, release, lambda status, why: None), tell)
 
     def status(self, model: str) -> Status:
@@ -167,6 +169,7 @@ class _Wish:
     action: Action
     release: int | None
     answer: Answer
+    of: Target | None = None  # a rollback: what was on its way, and has been told to end
 
 
 class _Turn:
@@ -178,6 +181,7 @@ class _Turn:
         self._finding, self._tidy = finding, tidy
         self._wishes: queue.Queue[_Wish | None] = queue.Queue(_MOST_WAITING)
         self._stopping = threading.Event()
+        self._lock = threading.Lock()  # of the next, and of telling what is on its way to end
         self._updating = False
         self._thread = threading.Thread(target=self._run, name=f"update-{model}", daemon=True)
 
@@ -186,9 +190,11 @@ class _Turn:
         self._thread.start()
 
     def ask(self, wish: _Wish) -> None:
-        if wish.action == "rollback" and self._updating:
-            self.machine.back_by_hand()
-            wish = _Wish("check", None, wish.answer)  # answered when it has gone back
+        if wish.action == "rollback":
+            with self._lock:
+                if self._updating:
+                    self.machine.back_by_hand()
+                    wish = replace(wish, of=self.machine.record.target)
         try:
             self._wishes.put_nowait(wish)
         except queue.Full:
@@ -206,7 +212,6 @@ class _Turn:
 
     def perform(self, wish: _Wish, tell: Tell) -> Status:
         self.machine.attach(None, tell)
-        self.machine.read()
         if wish.action == "rollback" and self.machine.record.under_way:
             self.machine.give_up(Refused("by_hand"))
             self._tidy()
@@ -249,7 +254,7 @@ class _Turn:
             self.machine.tell()
         elif wish.action == "install":
             self._install(wish.release)
-        else:
+        elif wish.of is None or wish.of == self.machine.record.committed:  # or it was too late to end it
             self.machine.roll_back_committed(Refused("by_hand"))
             self._tidy()
 
@@ -294,7 +299,9 @@ class _Turn:
         try:
             self.machine.go_on()
         finally:
-            self._updating = False
+            with self._lock:
+                self._updating = False
+                self.machine.settle()
         self._tidy()
         record = self.machine.record
         if record.state == "rolled_back" and record.reason is not None:
