@@ -1,0 +1,70 @@
+"""What is asked for in the moment that an update comes to its end."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+
+from agent.config.tables import Updates as Settings
+from agent.updates.disk import Disk
+from agent.updates.find import Found
+from agent.updates.journal import Record
+from agent.updates.reasons import Refused
+from agent.updates.release import Target
+from agent.updates.status import Status
+from agent.updates.store import Store
+from agent.updates.updater import Updates
+from tests.updates.bare import MODEL, BareService, BareSteps, target
+
+Told = tuple[Status, Refused | None]
+
+
+class Steps(BareSteps):
+    """The repository has the release that is asked for."""
+
+    def find(self, model: str, record: Record, wanted: int | None, stop: threading.Event) -> Found:
+        assert wanted is not None
+        return Found(target=target(wanted))
+
+
+class Service(BareService):
+    """at_commit: done when a release has been committed, before its update has come to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.at_commit = lambda: None
+
+    def keep(self, model: str) -> None:
+        at_commit, self.at_commit = self.at_commit, lambda: None
+        at_commit()
+
+    def back(self, model: str, target: Target | None) -> None:
+        self.serving = target
+
+
+def test_a_rollback_that_comes_as_the_release_is_committed_takes_it_back_and_harms_no_later_one(tmp_path: Path) -> None:
+    settings = Settings(repository="there", interval=0)
+    updates = Updates("box1", [MODEL], Store(tmp_path, Disk()), settings, Steps(), Disk())
+    service, told = Service(), queue.Queue[Told]()
+    assert updates.recover() == {MODEL: None}
+    updates.start(service, lambda status: None)
+
+    def tell(status: Status, why: Refused | None) -> None:
+        told.put((status, why))
+
+    def committed(number: int) -> None:
+        updates.ask(MODEL, "install", tell, number)
+        status, why = told.get(timeout=10)
+        assert (status.state, status.serving.release, why) == ("committed", number, None)
+
+    try:
+        committed(1)
+        service.at_commit = lambda: updates.ask(MODEL, "rollback", tell)
+        committed(2)
+        status, why = told.get(timeout=10)
+        assert (status.state, status.serving.release, why) == ("rolled_back", 1, None)
+        assert service.serving == target(1)
+        committed(3)
+    finally:
+        updates.stop(10)
