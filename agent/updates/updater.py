@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import logging
 import os
 import queue
@@ -139,11 +140,20 @@ class Updates:
 
 
 def of(config: Config) -> Updates:
-    """Of all models of a device."""
+    """Of all models of a device. Raises ``ConfigError``, also where a package is missing."""
+    _require_packages(config.updates)
     disk = Disk()
     store = Store(config.device_folder / "updates", disk)
     names = [m.name for m in config.model]
     return Updates(config.device, names, store, config.updates, Children(config, store), disk)
+
+
+def _require_packages(settings: Settings) -> None:
+    """Looked for, not imported: child processes do that, and they are no place to find it out."""
+    wanted = ["tuf", "cryptography", *(["pyrage"] if settings.key else [])]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"[updates] needs {' and '.join(missing)}, not installed here: pip install 'int8d[updates]'")
 
 
 def _lock(folder: Path) -> int:
