@@ -292,7 +292,7 @@ def main() -> None:
     folder.mkdir()
     broker = Mosquitto(folder)
     seen: dict[str, Facts] = {}
-    until = time.monotonic() + 200
+    until = time.monotonic() + 260
     for scenario in SCENARIOS:
         if sys.argv[2:] and scenario.__name__ not in sys.argv[2:]:
             continue

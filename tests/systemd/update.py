@@ -51,8 +51,8 @@ interval = 0
 key = "credential:int8d-age"
 max_bytes_per_s = 20000
 min_free_bytes = 1
-shadow_s = 0.5
-probation_s = 6
+shadow_s = 0.2
+probation_s = 4
 max_starts = 2
 """,
     )
