@@ -206,14 +206,14 @@ class Daemon:
         log.info("draining: %d requests wait", len(self._admission))
         self._notifier.send("STOPPING=1")
         self._delivery.draining = True
-        if self._updates is not None:
-            self._control.close()
-            self._updates.stop()
         until = time.monotonic() + self._config.drain_timeout_s
 
         def left() -> float:
             return max(0.0, until - time.monotonic())
 
+        if self._updates is not None:
+            self._control.close()
+            self._updates.stop(left() / 2)
         finished = self._worker.stop(left())
         if self._http is not None:
             self._http.stop(left())

@@ -128,7 +128,7 @@ class Models:
 
 
 class Live:
-    """``agent.updates.install.Service``: replaces models under traffic. changed(name): after each replacement.
+    """``agent.updates.service.Service``: replaces models under traffic. changed(name): after each replacement.
 
     budgets_s: by model, of a run; 0 is none. Each model is used by one thread.
     """
@@ -149,6 +149,7 @@ class Live:
         # The counts when what serves began to, and when what served before did; none: with the process.
         self._since: dict[str, Snapshot] = {}
         self._since_before: dict[str, Snapshot | None] = {}
+        self._about = threading.Lock()
 
     def load(self, model: str, target: Target | None) -> None:
         loaded = self._models.load(model, target, 0.0)  # the tuner has had its time in the release's test
@@ -214,7 +215,8 @@ class Live:
         self._since[model] = self._stats.snapshot()
         self._models.put(model, loaded)
         self._workers.replace(model, loaded.seats)
-        self._stats.about["models"] = self._stats.about["models"] | {model: loaded.about()}
+        with self._about:
+            self._stats.about["models"] = self._stats.about["models"] | {model: loaded.about()}
         self._changed(model)
 
     def _free(self, model: str) -> None:

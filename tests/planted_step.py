@@ -4,7 +4,8 @@
 
 ``crash`` ends it as a bad kernel would (SIGSEGV), ``hang`` never comes back, ``freeze`` neither, and keeps the
 interpreter's lock; ``allocate`` takes memory without end, ``fill`` the disk, in a file
-``filled``. Besides, there are steps that need no model: see ``Ask``.
+``filled``. Besides, there are steps that need no model: see ``Ask``. ``python -m tests.planted_step run …`` is the
+daemon whose children are these.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from agent import cli
 from agent.updates import child
 from agent.updates.reasons import Refused
 
@@ -110,6 +112,9 @@ def _planted(*args: Any, **kwargs: Any) -> Any:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "run":
+        child.MODULE = "tests.planted_step"
+        sys.exit(cli.main())
     child.STEPS["planted"] = "tests.planted_step"
     if "PLANT_STEP" in os.environ:
         from agent.updates import selftest

@@ -18,8 +18,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -27,13 +25,14 @@ from agent.errors import Int8dError
 from agent.updates.journal import Journal, Record, refused, status, version
 from agent.updates.reasons import Refused
 from agent.updates.release import Target
+from agent.updates.service import Service, Settings, Steps
 from agent.updates.status import Reason, Status
 from agent.updates.store import Store
 
 log = logging.getLogger(__name__)
 # No fault of the release: it may be tried again by itself.
 PASSING = frozenset({"unreachable", "not_found", "not_a_repository", "too_slow", "truncated", "endless_data", "damaged",
-                     "no_space", "disk", "clock", "expired", "interrupted"})  # fmt: skip
+                     "no_space", "disk", "clock", "expired", "interrupted", "withdrawn"})  # fmt: skip
 POINTS = (
     "before begin",
     "after begin",
@@ -61,55 +60,6 @@ POINTS = (
     "after rollback",
 )
 _TELL_S = 0.5  # progress is told that often at most
-
-
-class Steps(Protocol):
-    """What is done in processes of their own. Each raises ``Refused``."""
-
-    def fetch(self, target: Target, part: Path, progress: Callable[[int], None], stop: threading.Event) -> None:
-        """Brings the file to ``part``, verified and synced; goes on with what is there."""
-        ...
-
-    def test(
-        self, model: str, target: Target, file: Path, serving: Target | None, stop: threading.Event
-    ) -> dict[str, float]:
-        """Whether it runs here, within its budgets; what was measured, beside what is in service."""
-        ...
-
-
-class Service(Protocol):
-    """What serves. A model's candidate is loaded beside what is in service."""
-
-    def load(self, model: str, target: Target | None) -> None:
-        """Makes the candidate, warmed up; None: of int8d.toml's own file. Raises ``Int8dError``."""
-        ...
-
-    def shadow(self, model: str, tell: Callable[[dict[str, float]], None], stop: threading.Event) -> None:
-        """Has the candidate look on at live inputs. Raises ``Refused``."""
-        ...
-
-    def switch(self, model: str) -> None:
-        """The candidate serves, from the next request on; what served is kept beside it."""
-        ...
-
-    def probation(self, model: str, tell: Callable[[dict[str, float]], None], stop: threading.Event) -> None:
-        """Watches what serves until its probation is over. Raises ``Refused``."""
-        ...
-
-    def back(self, model: str, target: Target | None) -> None:
-        """``target`` serves again, from the next request on; the candidate is dropped."""
-        ...
-
-    def keep(self, model: str) -> None:
-        """What served before the switch is dropped."""
-        ...
-
-
-class Settings(Protocol):
-    """What is read of ``agent.config.Updates``."""
-
-    @property
-    def max_starts(self) -> int: ...
 
 
 def reached(point: str) -> None:
@@ -189,7 +139,8 @@ class Install:
 
     def unloadable(self, error: Int8dError) -> Target | None:
         """What shall serve instead, because what ``recover`` gave can't be loaded."""
-        record = self._fall_back(self.record, "not_a_model", str(error))
+        code = error.code if isinstance(error, Refused) else "not_a_model"
+        record = self._fall_back(self.record, code, str(error))
         self._mend(record)
         return record.serving
 

@@ -39,7 +39,7 @@ from agent.wire.limits import Limits
 
 _FILE_BYTES = 16 << 20  # of a file that this may write: the tuner's answers are smaller
 _SLACK_BYTES = 256 << 20  # beyond four budgets, while the tuner tries kernels: past that, allocation fails
-_SLICES, _SLICE_S, _LATENCY_S = 5, 0.02, 3.0  # at least so many, each so long; in all, while over budget
+_SLICES, _SLICE_S, _LATENCY_S = 12, 0.01, 2.0  # at least so many, each so long; in all, while over budget
 Array = NDArray[np.generic]
 
 

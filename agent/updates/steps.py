@@ -12,7 +12,7 @@ from agent.config.tables import Config
 from agent.engine.answers import default_folder
 from agent.updates import child, fetch, find, selftest
 from agent.updates.journal import Record
-from agent.updates.release import Target
+from agent.updates.release import Release, Target
 from agent.updates.store import Store
 
 _FIND_S = 600.0  # metadata is a few kilobytes; the transport says sooner when it is slow
@@ -43,7 +43,7 @@ class Children:
         return child.run("find", ask, find.Found, _FIND_S, stop=stop, died="internal", late="too_slow")
 
     def fetch(self, target: Target, part: Path, progress: Callable[[int], None], stop: threading.Event) -> None:
-        """As ``install.Steps``."""
+        """As ``service.Steps``."""
         config = self._config
         ask = fetch.Ask(target=target, part=str(part), device=config.device, settings=config.updates,
                         broker=config.broker)  # fmt: skip
@@ -52,10 +52,13 @@ class Children:
     def test(
         self, model: str, target: Target, file: Path, serving: Target | None, stop: threading.Event
     ) -> dict[str, float]:
-        """As ``install.Steps``."""
+        """As ``service.Steps``."""
         config, settings = self._config, self._config.updates
         tuner = config.tuner
-        in_service = None if serving is None else selftest.ModelFile(str(self._store.file(serving)), serving.release)
+        if serving is None:
+            in_service = selftest.ModelFile(self._models[model].path, Release(model, 0))
+        else:
+            in_service = selftest.ModelFile(str(self._store.file(serving)), serving.release)
         ask = selftest.Ask(
             file=selftest.ModelFile(str(file), target.release),
             model=self._models[model],

@@ -2,7 +2,7 @@
 
     updates = of(config)
     files = updates.recover()                   # by model: what to serve
-    updates.start(service, tell)                # tell(status): whenever one changes
+    updates.start(live, tell)                   # tell(status): whenever one changes
     updates.ask("digits", "install", answer)    # from any thread
 
 Each model has a thread of its own, so that going back never waits for another model's probation.
@@ -27,10 +27,10 @@ from typing import Literal, Protocol
 from agent.config.tables import Config
 from agent.config.tables import Updates as Settings
 from agent.errors import ConfigError, Int8dError
-from agent.updates import install
+from agent.updates import service
 from agent.updates.disk import Disk
 from agent.updates.find import Found
-from agent.updates.install import Install, Service
+from agent.updates.install import Install
 from agent.updates.journal import Journal, Record
 from agent.updates.reasons import Refused
 from agent.updates.release import Target
@@ -46,8 +46,8 @@ _JITTER = 0.1  # of the interval, so that a fleet does not come as one
 _MOST_WAITING = 32  # wishes for one model
 
 
-class Steps(install.Steps, Protocol):
-    """``install.Steps``, and how releases are found."""
+class Steps(service.Steps, Protocol):
+    """``service.Steps``, and how releases are found."""
 
     def find(self, model: str, record: Record, wanted: int | None, stop: threading.Event) -> Found: ...
 
@@ -83,10 +83,10 @@ class Updates:
         """Where a release's file lies."""
         return self._store.file(target)
 
-    def start(self, service: Service, tell: Tell) -> None:
+    def start(self, live: service.Service, tell: Tell) -> None:
         """Goes on with what is under way, looks for releases at each interval, and listens to ``ask``."""
         for turn in self._turns.values():
-            turn.start(service, tell)
+            turn.start(live, tell)
 
     def ask(self, model: str, action: Action, answer: Answer, release: int | None = None) -> None:
         """Has something done, in its turn. answer(status, why not): once it has come to its end, from another thread.
@@ -106,12 +106,13 @@ class Updates:
         """Of each model."""
         return [turn.machine.status() for turn in self._turns.values()]
 
-    def stop(self) -> None:
-        """Ends what is under way, for the next start to go on with."""
+    def stop(self, timeout: float) -> None:
+        """Ends what is under way, for the next start to go on with; waits for ``timeout`` seconds at most."""
+        until = time.monotonic() + timeout
         for turn in self._turns.values():
             turn.end()
         for turn in self._turns.values():
-            turn.join()
+            turn.join(max(0.0, until - time.monotonic()))
         self.close()
 
     def close(self) -> None:
@@ -189,8 +190,8 @@ class _Turn:
         self._updating = False
         self._thread = threading.Thread(target=self._run, name=f"update-{model}", daemon=True)
 
-    def start(self, service: Service, tell: Tell) -> None:
-        self.machine.attach(service, tell)
+    def start(self, live: service.Service, tell: Tell) -> None:
+        self.machine.attach(live, tell)
         self._thread.start()
 
     def ask(self, wish: _Wish) -> None:
@@ -208,9 +209,9 @@ class _Turn:
         with contextlib.suppress(queue.Full):
             self._wishes.put_nowait(None)
 
-    def join(self) -> None:
+    def join(self, timeout: float) -> None:
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout)
 
     def perform(self, wish: _Wish, tell: Tell) -> Status:
         self.machine.attach(None, tell)
@@ -271,6 +272,9 @@ class _Turn:
             machine.roll_back_committed(Refused("withdrawn"))
             self._tidy()
         target, record = found.target, machine.record
+        if record.state == "fetching" and target is None:  # it was on its way, and is not for this device any more
+            machine.give_up(Refused("withdrawn", found.why))
+            self._tidy()
         if target is None or (record.committed is not None and target.sha256 == record.committed.sha256):
             machine.tell()
             return

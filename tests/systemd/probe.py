@@ -6,6 +6,7 @@ Each attempt is one that a program which has been taken over would make; what th
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import mmap
 import os
@@ -86,11 +87,24 @@ def _database() -> None:
         database.execute("CREATE TABLE IF NOT EXISTS kept (n)")
 
 
-# What the service itself may need.
+def _sealed_memory() -> None:
+    memory = os.memfd_create("probe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(memory, bytes(4096))
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    with open(f"/proc/self/fd/{memory}", "rb") as file:
+        mmap.mmap(file.fileno(), 4096, access=mmap.ACCESS_READ).close()
+    os.close(memory)
+
+
+# What the service itself, and the processes that test models for it, may need.
 NEEDS: dict[str, Callable[[], object]] = {
     "a database in its state": _database,
     "a key": X25519PrivateKey.generate,
     "a core": lambda: os.sched_setaffinity(0, [max(os.sched_getaffinity(0))]),
+    "a lower priority": lambda: os.nice(1),
+    "to be killed first": lambda: Path("/proc/self/oom_score_adj").write_text("1000"),
+    "a limit on its own data": lambda: resource.setrlimit(resource.RLIMIT_DATA, (1 << 40, resource.RLIM_INFINITY)),
+    "sealed memory that is mapped": _sealed_memory,
     "a temporary file": lambda: Path("/tmp/probe").write_text("x"),
     "a local socket": lambda: socket.create_server(("127.0.0.1", 0)),
     "the CPUs' folder": lambda: os.listdir("/sys/devices/system/cpu"),
