@@ -102,7 +102,9 @@ def _perform(config: Config, path: str, wanted: Ask, tell: Callable[[Status], No
     if status is not None:
         return status
     if folder.is_dir() and folder.stat().st_uid != os.geteuid():
-        raise Int8dError(f"int8d does not run here, and {folder} is another user's: systemctl start int8d, or as that user")
+        raise Int8dError(
+            f"int8d does not run here, and {folder} is another user's: systemctl start int8d, or ask as that user"
+        )
     print("int8d does not run here: what is installed now serves from its next start", file=sys.stderr)
     updates = updater.of(msgspec.structs.replace(load(path), state_folder=config.state_folder))
     assert wanted.action != "status"

@@ -1,7 +1,7 @@
 """The program as ``pip install`` puts it into a virtual environment, without building or downloading anything.
 
 The extension and the dependencies are those of the environment that the tests run in; the Python sources are the
-repository's. Only what pyproject.toml names for the program and its extras ``crypto`` and ``updates`` is there, so a
+repository's. Only what pyproject.toml names for the program and those of its extras is there, so a
 dependency that is not declared is missed.
 """
 
@@ -13,17 +13,19 @@ import os
 import re
 import shutil
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import agent._kernels
 from tests.agent_process import ROOT
 
-EXTRAS = ("crypto", "updates")
 _SKIP = shutil.ignore_patterns("__pycache__", "*.so", "*.cpp")
 
 
-def install(folder: Path, at: str, python: str) -> None:
-    """Makes ``folder`` the environment that will lie at ``at``, for the interpreter ``python`` (3.x of /usr/bin)."""
+def install(folder: Path, at: str, python: str, extras: Sequence[str] = ("crypto", "updates")) -> Path:
+    """Makes ``folder`` the environment that will lie at ``at``, for the interpreter ``python`` (3.x of /usr/bin); gives
+    its packages' folder.
+    """
     site = folder / "lib" / f"python{python}" / "site-packages"
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(f"/usr/bin/python{python}")
@@ -36,14 +38,15 @@ def install(folder: Path, at: str, python: str) -> None:
     extension = Path(agent._kernels.__file__)
     shutil.copy2(extension, site / "agent" / extension.name)
     compileall.compile_dir(site, quiet=2, stripdir=str(folder), prependdir=at)
-    for distribution in _required():
+    for distribution in _required(extras):
         _copy(distribution, site)
+    return site
 
 
-def _required() -> list[importlib.metadata.Distribution]:
-    """What the program and its ``EXTRAS`` require, and what that requires."""
+def _required(names: Sequence[str]) -> list[importlib.metadata.Distribution]:
+    """What the program and its extras of these names require, and what that requires."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    todo = project["dependencies"] + [line for name in EXTRAS for line in project["optional-dependencies"][name]]
+    todo = project["dependencies"] + [line for name in names for line in project["optional-dependencies"][name]]
     found: dict[str, importlib.metadata.Distribution] = {}
     seen: set[str] = set()
     while todo:
