@@ -281,14 +281,14 @@ def test_an_encrypted_release_comes_in_under_the_sandbox_and_a_kill_in_its_proba
 
 @pytest.mark.scenario("update")
 def test_killed_once_too_often_in_its_probation_a_release_goes_back(facts) -> None:
-    assert (facts["version_2"], facts["version_3"], facts["version_back"]) == ("2", "2", "1")
+    assert (facts["version_3"], facts["version_4"], facts["version_back"]) == ("2", "2", "1")
     assert facts["back"]["reason"]["code"] == "failed_starts"
     assert [line for line in facts["journal"] if "failed_starts" in line]
 
 
 @pytest.mark.scenario("update")
 def test_an_update_costs_no_restart_but_those_for_the_kills_and_no_message(facts) -> None:
-    _is(facts["unit"], NRestarts="3", **RUNNING)
+    _is(facts["unit"], NRestarts="4", **RUNNING)
     assert not [line for line in facts["journal"] if "Watchdog timeout" in line]
     assert facts["load"]["answered"] == facts["load"]["sent"] > 0
     assert facts["load"]["errors"] == {}
@@ -300,6 +300,12 @@ def test_what_fetches_is_as_confined_as_the_service_and_steps_back_behind_it(fac
     assert child["child"] == child["service"]
     assert (child["child"]["NoNewPrivs"], child["child"]["Seccomp"]) == ("1", "2")
     assert (child["nice"], child["oom_score_adj"], child["open files"], child["core"]) == (10, "1000", "512", "0")
+
+
+@pytest.mark.scenario("update")
+def test_what_fetches_ends_with_the_service(facts) -> None:
+    assert facts["child_gone"]
+    assert facts["fetching"]["state"] == "fetching"
 
 
 @pytest.mark.scenario("update")
@@ -315,6 +321,17 @@ def test_root_sees_and_asks_for_updates_without_the_units_credentials(facts) -> 
     assert "the daemon has ended meanwhile" in facts["told"]
     assert facts["status_of_none"]["state"] == "rolled_back"
     assert "systemctl start int8d" in facts["install_of_none"]
+
+
+@pytest.mark.scenario("greedy_release")
+def test_a_release_that_takes_all_memory_in_its_test_is_ended_and_the_service_is_not(facts) -> None:
+    if "status" not in facts:
+        pytest.skip("the container has no memory controller here")
+    assert facts["status"]["state"] == "rolled_back"
+    assert facts["status"]["reason"]["code"] == "crashed"
+    assert "signal 9" in facts["status"]["reason"]["message"]
+    _is(facts["unit"], NRestarts="0", MainPID=facts["pid"], **RUNNING)
+    assert facts["version"] == "1"
 
 
 @pytest.mark.parametrize(("drop_ins", "most"), [((), 1.2), (("gpu.conf",), 1.5)])

@@ -1,6 +1,7 @@
-"""An encrypted release under the unit: fetched from a web server, tested, served, killed in its probation.
+"""Encrypted releases under the unit: fetched from a web server, tested, served, killed in their probation.
 
-``prepare`` makes the repository, outside of the container; ``update`` is a scenario, see scenarios.py.
+``prepare`` makes the repository, outside of the container; ``update`` and ``greedy_release`` are scenarios, see
+scenarios.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from tests.agent_process import Peer, picture
 from tests.broker import Mosquitto
-from tests.systemd.inside import CONFIG, MODEL, STATE, UNIT, Load, Service, run, show, wait
+from tests.systemd.inside import CONFIG, MODEL, PYTHON, STATE, UNIT, Load, Service, run, show, wait
 from tests.updates.web import Web
 
 _PUBLISHER = Path("/opt/tests/publisher")
@@ -39,39 +40,35 @@ def prepare(folder: Path) -> None:
 
 
 def update(broker: Mosquitto) -> dict[str, object]:
-    """Release 1, with a kill in its probation; then release 2, with one more kill than it may have."""
+    """Release 1, with a kill while it is fetched and one in its probation; then release 2, with one more kill than it
+    may have.
+    """
     web = Web(_PUBLISHER / "repository")
-    service = Service(
-        broker.port,
-        f"LoadCredential=int8d-age:{_PUBLISHER}/box1.age\nWatchdogSec=3",
-        rest=f"""[updates]
-repository = "{web.url}"
-root = "{next(_PUBLISHER.glob("keys/*root.json"))}"
-interval = 0
-key = "credential:int8d-age"
-max_bytes_per_s = 20000
-min_free_bytes = 1
-shadow_s = 0.2
-probation_s = 4
-max_starts = 2
-""",
-    )
+    # So that a child does not end by systemd's hand where the service alone is killed.
+    service = _service(broker, web, "WatchdogSec=3\nKillMode=process")
     facts: dict[str, object] = {"started": service.start(), "connected": service.connected(), "before": _status()}
     load = Load(broker.port)
     load.begin(50)
 
     install = _Install(1)
-    facts["child"] = _child(int(show()["MainPID"]))
+    facts["child"] = child = _child(int(show()["MainPID"]))
+    run("systemctl", "kill", "--kill-who=main", "-s", "KILL", UNIT)
+    facts["child_gone"] = wait(lambda: not Path(f"/proc/{child['pid']}").exists(), 5)
+    service.restarted(1)
+    facts |= {"told": install.said(), "fetching": _status()}
+
+    install = _Install(1)
     facts["pending"] = wait(lambda: _status().get("step") == "probation") and _status()
     facts["plaintext"] = _plaintext()
     run("systemctl", "kill", "-s", "KILL", UNIT)
-    service.restarted(1)
-    facts |= {"told": install.said(), "killed": _status(), "version_killed": _version(broker)}
+    service.restarted(2)
+    install.said()
+    facts |= {"killed": _status(), "version_killed": _version(broker)}
     wait(lambda: _status().get("state") == "committed")
     facts |= {"committed": _status(), "version": _version(broker)}
 
     install = _Install(2)
-    for times in (2, 3):
+    for times in (3, 4):
         wait(lambda: _status().get("step") == "probation")
         facts[f"version_{times}"] = _version(broker)
         run("systemctl", "kill", "-s", "KILL", UNIT)
@@ -89,6 +86,44 @@ max_starts = 2
               "left": sorted(str(f.relative_to(STATE)) for f in STATE.rglob("*.part"))}  # fmt: skip
     web.close()
     return facts
+
+
+def greedy_release(broker: Mosquitto) -> dict[str, object]:
+    """One whose test takes memory without end, of which the unit has 512 MiB."""
+    web = Web(_PUBLISHER / "repository")
+    service = _service(
+        broker,
+        web,
+        f"ExecStart=\nExecStart={PYTHON} -m tests.planted_step run --config {CONFIG}\n"
+        "Environment=PYTHONPATH=/opt/tests PLANT_STEP=allocate",
+    )
+    run("systemctl", "start", UNIT)
+    service.connected()
+    limits = show("MemoryMax,MemoryCurrent")
+    if not limits["MemoryCurrent"].isdecimal():  # it would take the box's
+        return {"limits": limits}
+    facts = {"limits": limits, "pid": show()["MainPID"], "told": _command("install", "--release", "2")}
+    facts |= {"status": _status(), "version": _version(broker), "unit": show(), "journal": service.journal()}
+    web.close()
+    return facts
+
+
+def _service(broker: Mosquitto, web: Web, drop_in: str) -> Service:
+    return Service(
+        broker.port,
+        f"LoadCredential=int8d-age:{_PUBLISHER}/box1.age\n{drop_in}",
+        rest=f"""[updates]
+repository = "{web.url}"
+root = "{_PUBLISHER}/keys/root.json"
+interval = 0
+key = "credential:int8d-age"
+max_bytes_per_s = 20000
+min_free_bytes = 1
+shadow_s = 0.2
+probation_s = 4
+max_starts = 2
+""",
+    )
 
 
 def _command(*arguments: str) -> str:
@@ -135,6 +170,7 @@ def _child(parent: int) -> dict[str, object]:
         return {"error": "none was seen"}
     wait(lambda: _limit(found[0], "Max open files") == "512", 5)  # it steps back first of all
     return {
+        "pid": found[0],
         "service": _kept(parent),
         "child": _kept(found[0]),
         "nice": os.getpriority(os.PRIO_PROCESS, found[0]),
