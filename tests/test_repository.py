@@ -18,7 +18,7 @@ from models.repository.expiry import Expiry
 from models.repository.keys import ROLES, Keys
 from models.repository.repository import opened
 from models.repository.rollout import abort, set_stages, stages
-from models.repository.upkeep import rotate
+from models.repository.upkeep import prune, rotate
 from tests.agent_process import DIGITS
 from tests.repository import Repo, make
 from tests.variants import variant
@@ -286,3 +286,24 @@ def test_private_keys_are_for_their_owner_and_named_after_their_ids(repo: Repo) 
     assert found == sorted(f"{role}-{keyid[:16]}.pem" for role in named for keyid in named[role]["keyids"])
     assert {path.stat().st_mode & 0o777 for path in repo.keys.rglob("*.pem")} == {0o600}
     assert {(repo.keys / folder).stat().st_mode & 0o777 for folder in ("root", "online")} == {0o700}
+
+
+def test_pruned_releases_go_with_their_files_and_clients_follow(repo: Repo, tmp_path: Path) -> None:
+    box = tmp_path / "box"
+    seen(repo, box)
+    for release in (2, 3):
+        repo.publish(variant(tmp_path, release), release)
+    repo.publish(variant(tmp_path, 4), 1, "other")
+    before = repo.target(1)
+    with opened(repo.folder, Keys(repo.keys)) as repository:
+        gone = prune(repository, 2)
+    assert [(e.release.model, e.release.release) for e in gone] == [("digits", 1)]
+    assert not before.exists()
+    assert seen(repo, box) is None
+    for path in ("digits/2.int8.safetensors", "digits/3.int8.safetensors", "other/1.int8.safetensors"):
+        client = repo.client(box)
+        target = client.get_targetinfo(path)
+        assert target is not None
+        client.download_target(target)
+    with opened(repo.folder, Keys(repo.keys)) as repository, pytest.raises(Int8dError, match="newest release"):
+        prune(repository, 0)

@@ -43,13 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     signing.add_arguments(revoke)
     signing.add_expiry(revoke)
 
+    prune = actions.add_parser("prune", help="remove the oldest releases, and their files")
+    prune.add_argument("--keep", type=int, default=10, metavar="N", help="of each model and group (default: 10)")
+    signing.add_arguments(prune)
+    signing.add_expiry(prune)
+
     show = actions.add_parser("show", help="what is in it, and what expires when; needs no private key")
     signing.add_arguments(show)
 
 
 def run(args: argparse.Namespace) -> int:
     with signing.writing(args) as repository:
-        return {"refresh": _refresh, "rotate": _rotate, "revoke": _revoke, "show": _show}[args.action](args, repository)
+        actions = {"refresh": _refresh, "rotate": _rotate, "revoke": _revoke, "prune": _prune, "show": _show}
+        return actions[args.action](args, repository)
 
 
 def _refresh(args: argparse.Namespace, repository: Repository) -> int:
@@ -84,6 +90,14 @@ def _revoke(args: argparse.Namespace, repository: Repository) -> int:
 
     revoke(repository, repository.find(args.name, args.release, args.device_group), args.reason)
     print(f"withdrew {args.name} release {args.release}: {args.reason}")
+    return 0
+
+
+def _prune(args: argparse.Namespace, repository: Repository) -> int:
+    from models.repository.upkeep import prune
+
+    gone = prune(repository, args.keep)
+    print(f"removed {len(gone)} releases, {sum(entry.file.length for entry in gone):,} bytes")
     return 0
 
 

@@ -61,6 +61,7 @@ class Repository:
         self.folder, self.keys, self.expires = folder, keys, expires
         self.metadata = folder / "metadata"
         self._roots = self._trusted_roots()
+        self._dropped: list[Path] = []  # files that go with the next commit
         self._stale: set[str] = set()  # roles whose file is signed by the keys of the root before the newest
         if (self.metadata / "timestamp.json").exists():
             self._read()
@@ -117,6 +118,12 @@ class Repository:
     def describe(self, path: str, custom: dict[str, Any]) -> None:
         """Says something else of a target; its file stays."""
         self.targets.signed.targets[path].unrecognized_fields["custom"] = custom
+
+    def drop(self, entry: Entry) -> None:
+        """Tells of a target no more; its file goes once that is said."""
+        del self.targets.signed.targets[entry.path]
+        parent, _, name = entry.path.rpartition("/")
+        self._dropped.append(self.folder / "targets" / parent / f"{entry.file.hashes['sha256']}.{name}")
 
     def commit(self, *changed: str, also: Mapping[str, Root] = MappingProxyType({})) -> list[str]:
         """Signs and writes the roles in ``changed``, those that must tell of them, and ``timestamp.json`` last. Gives
@@ -236,6 +243,9 @@ class Repository:
 
     def _prune(self) -> None:
         """Removes what no client needs, and what a process that was killed has left half written."""
+        for path in self._dropped:
+            path.unlink(missing_ok=True)
+        self._dropped.clear()
         halves = (*self.metadata.glob(".*.json.*"), *(self.folder / "targets").rglob(".*.int8.safetensors*.*"))
         for path in halves:
             path.unlink()

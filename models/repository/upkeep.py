@@ -1,4 +1,4 @@
-"""What keeps a repository alive: signatures renewed before they expire, keys replaced.
+"""What keeps a repository alive: signatures renewed before they expire, keys replaced, old releases removed.
 
 At each moment a client with any earlier root follows: what a replaced key signed is signed by the old and the new key
 first, then the root names the new one. Where the old key is lost, the root comes first; a client that looks in between
@@ -15,7 +15,7 @@ from tuf.api.metadata import Metadata, Root
 from agent.errors import Int8dError
 from models.repository.expiry import after
 from models.repository.keys import ROLES
-from models.repository.repository import Repository, remaining_days
+from models.repository.repository import Entry, Repository, remaining_days
 
 
 def refresh(repository: Repository) -> list[str]:
@@ -58,6 +58,26 @@ def rotate(repository: Repository, role: str, chosen: Sequence[str] | None = Non
     for keyid in gone:
         keys.forget(role, keyid)
     return come, gone
+
+
+def prune(repository: Repository, keep: int) -> list[Entry]:
+    """Removes the oldest releases: of each model and group the ``keep`` highest stay. Gives what went.
+
+    A device that is fetching one of them takes a later one; one that serves it goes on serving it.
+    """
+    if keep < 1:
+        raise Int8dError("the newest release of each model stays: keep 1 or more")
+    kept: dict[tuple[str, str], int] = {}
+    gone = []
+    for entry in sorted(repository.releases(), key=lambda e: e.release.release, reverse=True):
+        whose = entry.release.model, entry.release.device_group
+        kept[whose] = kept.get(whose, 0) + 1
+        if kept[whose] > keep:
+            repository.drop(entry)
+            gone.append(entry)
+    if gone:
+        repository.commit("targets")
+    return gone
 
 
 def _next_root(repository: Repository) -> Root:

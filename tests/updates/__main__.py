@@ -1,6 +1,6 @@
 """What docs/updates.md shows, played again.
 
-python -m tests.updates tables                   # of reasons, of attacks and of kills, into the document; 3 minutes
+python -m tests.updates tables                   # of reasons, attacks, power cuts and kills, into the document; minutes
 python -m tests.updates swaps                    # 1,000 updates under traffic, into the document; 30 minutes
 python -m tests.updates swaps --count 20 --dry   # fewer, and only printed
 """
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.updates import attacks, kills, swaps
+from tests.updates import attacks, cuts, kills, swaps
 from tests.updates.tables import reasons_table, write
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     """Returns 0 where all of it holds."""
     parser = argparse.ArgumentParser(prog="python -m tests.updates")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("tables", help="of reasons, attacks and kills")
+    commands.add_parser("tables", help="of reasons, attacks, power cuts and kills")
     many = commands.add_parser("swaps", help="updates back to back under traffic")
     many.add_argument("--count", type=int, default=1000)
     many.add_argument("--rate", type=float, default=100.0, help="messages a second")
@@ -33,7 +33,7 @@ def main() -> int:
 def _tables(folder: Path) -> int:
     write("reasons", reasons_table())
     all_hold = True
-    for what, report in (("attacks", attacks.report), ("kills", kills.report)):
+    for what, report in (("attacks", attacks.report), ("cuts", cuts.report), ("kills", kills.report)):
         (folder / what).mkdir()
         text, holds = report(folder / what)
         print(text, "" if holds else f"\nnot all {what} end as they must", sep="\n", flush=True)
