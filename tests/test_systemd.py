@@ -303,9 +303,10 @@ def test_what_fetches_is_as_confined_as_the_service_and_steps_back_behind_it(fac
 
 
 @pytest.mark.scenario("update")
-def test_what_fetches_ends_with_the_service(facts) -> None:
+def test_what_fetches_ends_with_the_service_and_the_next_start_goes_on(facts) -> None:
     assert facts["child_gone"]
-    assert facts["fetching"]["state"] == "fetching"
+    assert "the daemon has ended meanwhile" in facts["told"]
+    assert facts["pending"]["step"] == "probation"
 
 
 @pytest.mark.scenario("update")

@@ -226,9 +226,13 @@ class _Turn:
     def _run(self) -> None:
         self._tidy()
         self.machine.tell()
-        if self.machine.record.under_way and self.machine.record.state != "fetching":
+        record, interval = self.machine.record, self._settings.interval
+        if record.under_way and record.state != "fetching":
             self._guarded(self._go_on)
-        interval = self._settings.interval
+        elif record.target is not None and record.state == "fetching" and not interval:
+            # Somebody has asked for it; with an interval, the next check says whether it is due still.
+            wanted = record.target.release.release
+            self._guarded(lambda: self._install(wanted))
         due = time.monotonic() + random.uniform(0, min(interval, 60) * _JITTER) if interval else float("inf")
         while not self._stopping.is_set():
             try:

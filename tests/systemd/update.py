@@ -55,14 +55,12 @@ def update(broker: Mosquitto) -> dict[str, object]:
     run("systemctl", "kill", "--kill-who=main", "-s", "KILL", UNIT)
     facts["child_gone"] = wait(lambda: not Path(f"/proc/{child['pid']}").exists(), 5)
     service.restarted(1)
-    facts |= {"told": install.said(), "fetching": _status()}
+    facts["told"] = install.said()
 
-    install = _Install(1)
     facts["pending"] = wait(lambda: _status().get("step") == "probation") and _status()
     facts["plaintext"] = _plaintext()
     run("systemctl", "kill", "-s", "KILL", UNIT)
     service.restarted(2)
-    install.said()
     facts |= {"killed": _status(), "version_killed": _version(broker)}
     wait(lambda: _status().get("state") == "committed")
     facts |= {"committed": _status(), "version": _version(broker)}
