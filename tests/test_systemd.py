@@ -15,10 +15,10 @@ import pytest
 
 from tests.agent_process import ROOT
 from tests.systemd.container import boot
+from tests.systemd.inside import WATCHDOG_S
 from tests.systemd.installed import install
 from tests.systemd.probe import LINES
 from tests.systemd.rootfs import PYTHON, Unavailable, rootfs
-from tests.systemd.scenarios import WATCHDOG_S
 from tests.systemd.update import prepare
 
 pytestmark = pytest.mark.timeout(600)  # building the container's root file system included
@@ -322,6 +322,13 @@ def test_root_sees_and_asks_for_updates_without_the_units_credentials(facts) -> 
     assert "the daemon has ended meanwhile" in facts["told"]
     assert facts["status_of_none"]["state"] == "rolled_back"
     assert "systemctl start int8d" in facts["install_of_none"]
+
+
+@pytest.mark.scenario("slow_release")
+def test_the_watchdog_does_not_end_the_service_while_a_release_loads(facts) -> None:
+    assert facts["took_s"] > WATCHDOG_S
+    assert facts["version"] == "2"
+    _is(facts["unit"], NRestarts="0", **RUNNING)
 
 
 @pytest.mark.scenario("greedy_release")

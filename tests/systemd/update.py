@@ -1,6 +1,6 @@
 """Encrypted releases under the unit: fetched from a web server, tested, served, killed in their probation.
 
-``prepare`` makes the repository, outside of the container; ``update`` and ``greedy_release`` are scenarios, see
+``prepare`` makes the repository, outside of the container; the public functions below it are scenarios, see
 scenarios.py.
 """
 
@@ -10,12 +10,13 @@ import json
 import os
 import subprocess
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from tests.agent_process import Peer, picture
 from tests.broker import Mosquitto
-from tests.systemd.inside import CONFIG, MODEL, PYTHON, STATE, UNIT, Load, Service, run, show, wait
+from tests.systemd.inside import CONFIG, MODEL, PYTHON, STATE, UNIT, WATCHDOG_S, Load, Service, run, show, wait
 from tests.updates.web import Web
 
 _PUBLISHER = Path("/opt/tests/publisher")
@@ -45,7 +46,7 @@ def update(broker: Mosquitto) -> dict[str, object]:
     """
     web = Web(_PUBLISHER / "repository")
     # So that a child does not end by systemd's hand where the service alone is killed.
-    service = _service(broker, web, "WatchdogSec=3\nKillMode=process")
+    service = _service(broker, web, f"WatchdogSec={WATCHDOG_S}\nKillMode=process")
     facts: dict[str, object] = {"started": service.start(), "connected": service.connected(), "before": _status()}
     load = Load(broker.port)
     load.begin(50)
@@ -86,6 +87,23 @@ def update(broker: Mosquitto) -> dict[str, object]:
     return facts
 
 
+def slow_release(broker: Mosquitto) -> dict[str, object]:
+    """One that takes longer to load than the watchdog waits."""
+    web = Web(_PUBLISHER / "repository")
+    slow = WATCHDOG_S + 1
+    service = _service(broker, web, f"WatchdogSec={WATCHDOG_S}\nEnvironment=PLANT_LOAD_S={slow}", planted=True)
+    service.start()
+    install = _Install(2)
+    began = {}
+    for step in ("load", "probation"):
+        wait(lambda step=step: _status().get("step") == step)  # type: ignore[misc]
+        began[step] = time.monotonic()
+    facts = {"took_s": began["probation"] - began["load"], "version": _version(broker), "unit": show()}
+    run("systemctl", "stop", UNIT)
+    web.close()
+    return facts | {"told": install.said(), "journal": service.journal()}
+
+
 def greedy_release(broker: Mosquitto) -> dict[str, object]:
     """One whose test takes memory without end, of which the unit has 512 MiB."""
     web = Web(_PUBLISHER / "repository")
@@ -106,10 +124,11 @@ def greedy_release(broker: Mosquitto) -> dict[str, object]:
     return facts
 
 
-def _service(broker: Mosquitto, web: Web, drop_in: str) -> Service:
+def _service(broker: Mosquitto, web: Web, drop_in: str, planted: bool = False) -> Service:
     return Service(
         broker.port,
         f"LoadCredential=int8d-age:{_PUBLISHER}/box1.age\n{drop_in}",
+        planted,
         rest=f"""[updates]
 repository = "{web.url}"
 root = "{_PUBLISHER}/keys/root.json"
