@@ -149,9 +149,9 @@ class Install:
     def _another_start(self, record: Record) -> Record:
         assert record.target is not None
         if record.starts >= self._settings.max_starts:
-            return self._roll_back(
-                Refused("failed_starts", f"{record.starts} starts, and no probation came to its end")
-            )
+            why = Refused("failed_starts", f"{record.starts} starts, and no probation came to its end")
+            log.warning("model %s: release %s goes back: %s: %s", self._model, _name(record.target), why.code, why)
+            return self._roll_back(why)
         try:
             return self._journal.write(starts=record.starts + 1)
         except OSError as e:  # what can't be counted must not be tried: it might end us each time
