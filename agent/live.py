@@ -24,13 +24,13 @@ from agent.modelfile import Header, Model, read
 from agent.notify import Notifier
 from agent.predict import Predictor
 from agent.replicas import load_replicas, seats_of
+from agent.repository.reasons import Refused
+from agent.repository.release import Target
 from agent.serving.batcher import Seat
 from agent.serving.worker import Workers
 from agent.telemetry.drift import Drift
 from agent.telemetry.stats import Snapshot, Stats
 from agent.updates.probation import Probation, Watch
-from agent.updates.reasons import Refused
-from agent.updates.release import Target
 from agent.updates.shadow import Shadow
 from agent.updates.updater import Updates
 from agent.updates.vault import open_model

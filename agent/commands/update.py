@@ -80,8 +80,8 @@ def _config(path: str) -> Config:
 
 def _statuses(config: Config) -> list[Status]:
     """As the daemon tells; where none runs, as the journals do."""
+    from agent.disk import Disk
     from agent.updates import control
-    from agent.updates.disk import Disk
     from agent.updates.journal import load, status
     from agent.updates.store import Store
 

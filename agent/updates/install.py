@@ -20,11 +20,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from agent.disk import of_disk
 from agent.errors import Int8dError
-from agent.updates.disk import of_disk
+from agent.repository.reasons import Refused
+from agent.repository.release import Target
 from agent.updates.journal import Journal, Record, refused, status, version
-from agent.updates.reasons import Refused
-from agent.updates.release import Target
 from agent.updates.service import Service, Settings, Steps
 from agent.updates.status import Reason, Status
 from agent.updates.store import Store

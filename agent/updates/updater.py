@@ -26,14 +26,14 @@ from typing import Literal, Protocol
 
 from agent.config.tables import Config
 from agent.config.tables import Updates as Settings
+from agent.disk import Disk
 from agent.errors import ConfigError, Int8dError
+from agent.repository.find import Found
+from agent.repository.reasons import Refused
+from agent.repository.release import Target
 from agent.updates import service
-from agent.updates.disk import Disk
-from agent.updates.find import Found
 from agent.updates.install import Install
 from agent.updates.journal import Journal, Record
-from agent.updates.reasons import Refused
-from agent.updates.release import Target
 from agent.updates.status import Reason, Status
 from agent.updates.steps import Children
 from agent.updates.store import Store
