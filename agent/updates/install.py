@@ -275,10 +275,10 @@ class Install:
         record, target = self.record, self._target()
         reached("before commit")
         number = max(record.floor, target.release.release)
-        self._journal.write(state="committed", step="", committed=target, previous=record.committed, switched=False,
-                            floor=number, reason=None)  # fmt: skip
+        record = self._journal.write(state="committed", step="", committed=target, previous=record.committed,
+                                     switched=False, floor=number, reason=None)  # fmt: skip
         reached("in the middle of commit")
-        self._store.lead(self._model, target, record.committed)
+        self._mend(record)  # it is committed, whatever becomes of the links
         service.keep(self._model)
         reached("after commit")
         log.info("model %s: release %d is committed", self._model, number)
