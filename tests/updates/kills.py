@@ -114,8 +114,6 @@ def play(kill: Kill, prepared: Path, folder: Path) -> Outcome:
         if state not in ENDED:
             if kill.way.act is _back_on_probation:
                 device.ask("rollback")
-            elif state == "fetching":
-                device.ask()
             device.wait(lambda s: s["state"] in ENDED and s["target"]["release"] == 2)
         elif state == "committed" and says == 1 and kill.way.act is not _back_on_probation:
             device.load()  # it had not begun
