@@ -24,19 +24,20 @@ from agent.modelfile import Header, Model, read
 from agent.notify import Notifier
 from agent.predict import Predictor
 from agent.replicas import load_replicas, seats_of
+from agent.repository.reasons import Refused
+from agent.repository.release import Target
 from agent.serving.batcher import Seat
 from agent.serving.worker import Workers
 from agent.telemetry.drift import Drift
 from agent.telemetry.stats import Snapshot, Stats
 from agent.updates.probation import Probation, Watch
-from agent.updates.reasons import Refused
-from agent.updates.release import Target
 from agent.updates.shadow import Shadow
 from agent.updates.updater import Updates
 from agent.updates.vault import open_model
 
 log = logging.getLogger(__name__)
 _LOAD_S = 60  # more than a model takes to load, the tuner apart
+_VERIFY_S = 300  # more than a slow disk takes to read a release, whose digest is checked before it serves
 _WARM_RUNS = 3
 _LOOK_S = 0.25  # between two looks at a release on probation
 _SETTLE_S = 30.0  # for a request to end that the old model has begun; containment ends longer ones
@@ -69,7 +70,10 @@ class Models:
         self._folder = (tuner.folder or default_folder()) if tuner.enabled else None
         self._named = {m.name: m for m in config.model}
         self.loaded: dict[str, Loaded] = {}
-        targets = updates.recover() if updates is not None else {}
+        targets: dict[str, Target | None] = {}
+        if updates is not None:
+            notifier.send(f"EXTEND_TIMEOUT_USEC={_VERIFY_S * len(config.model) * 1_000_000}")
+            targets = updates.recover()
         for model in config.model:
             # Many models may take longer than a service may take to start.
             takes_s = _LOAD_S * model.replicas + (2 * tuner.budget_s if tuner.enabled else 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.agent_process import ROOT
 from tests.broker import Mosquitto
 
-NAMES = ("box2", "client1", "client2", "watcher", "operator1")  # beside the recipe's box1 and camera1
+NAMES = ("box2", "client1", "client2", "watcher", "operator1", "publisher")  # beside the recipe's box1 and camera1
 
 
 def bash(script: str, folder: Path) -> None:

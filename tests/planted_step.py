@@ -21,8 +21,8 @@ from typing import Any
 import msgspec
 
 from agent import cli
+from agent.repository.reasons import Refused
 from agent.updates import child
-from agent.updates.reasons import Refused
 
 
 class Ask(msgspec.Struct):

@@ -15,7 +15,7 @@ from pathlib import Path
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, Updater
 
-from agent.updates.release import Release, Rollout
+from agent.repository.release import Release, Rollout
 from models.repository.expiry import Expiry
 from models.repository.keys import Keys, init
 from models.repository.publish import publish, revoke

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agent.config.tables import Broker, Updates
-from agent.updates import pieces
-from agent.updates.over_mqtt import OverMqtt
-from agent.updates.pieces import Request
+from agent.repository import pieces
+from agent.repository.over_mqtt import OverMqtt
+from agent.repository.pieces import Request
 from tests.agent_process import ROOT, Peer
 
 TOPIC = "int8d/repository"

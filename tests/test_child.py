@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from agent.repository.reasons import Refused
 from agent.updates import child
-from agent.updates.reasons import Refused
 from tests.agent_process import ROOT
 from tests.planted_step import Ask, Said
 

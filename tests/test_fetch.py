@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from agent.config.tables import Updates
-from agent.updates import child, fetch
-from agent.updates.fetch import Ask, Fetched
-from agent.updates.https import Https
-from agent.updates.pace import BURST_S, Pace, Patience
-from agent.updates.reasons import Refused
-from agent.updates.release import Release, Target
+from agent.repository import fetch
+from agent.repository.fetch import Ask, Fetched
+from agent.repository.https import Https
+from agent.repository.pace import BURST_S, Pace, Patience
+from agent.repository.reasons import Refused
+from agent.repository.release import Release, Target
+from agent.updates import child
 from tests.updates.web import Handler, Web, other_part
 
 MODEL = random.Random(1).randbytes(1_000_003)

@@ -12,10 +12,10 @@ import pytest
 from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
 
 from agent.config.tables import Updates
-from agent.updates.find import Ask, Found, choose
-from agent.updates.reasons import Refused
-from agent.updates.release import Release, Rollout, Stage, custom_of, place
-from agent.updates.trust import Trusted
+from agent.repository.find import Ask, Found, choose
+from agent.repository.reasons import Refused
+from agent.repository.release import Release, Rollout, Stage, custom_of, place
+from agent.repository.trust import Trusted
 
 NOW = 1_800_000_000.0
 NOT_YET, ALL, STOPPED = Rollout((Stage(0.0),)), Rollout(), Rollout(aborted=True)
@@ -149,7 +149,7 @@ def test_only_a_chosen_release_can_be_too_large() -> None:
 
 def test_asking_for_a_step_imports_none_of_what_the_step_needs() -> None:
     script = (
-        "import sys, agent.updates.find, agent.updates.fetch, agent.updates.child\n"
+        "import sys, agent.repository.find, agent.repository.fetch, agent.updates.child\n"
         "print([m for m in ('tuf', 'urllib3', 'cryptography', 'securesystemslib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)

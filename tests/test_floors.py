@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from agent.config.tables import Updates
-from agent.updates.disk import Disk
-from agent.updates.floors import Floor, Floors
-from agent.updates.https import Https
-from agent.updates.reasons import Refused
-from agent.updates.trust import Trusted, refresh
+from agent.disk import Disk
+from agent.repository.floors import Floor, Floors
+from agent.repository.https import Https
+from agent.repository.reasons import Refused
+from agent.repository.trust import Trusted, refresh
 from tests.updates.simulator import Simulator
 from tests.updates.web import Web
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from agent.config.tables import Updates
+from agent.repository.fetch import Ask as FetchAsk
+from agent.repository.fetch import Fetched
+from agent.repository.find import Ask, Found
+from agent.repository.reasons import Refused
 from agent.updates import child
-from agent.updates.fetch import Ask as FetchAsk
-from agent.updates.fetch import Fetched
-from agent.updates.find import Ask, Found
-from agent.updates.reasons import Refused
 from tests.nginx import Nginx
 from tests.updates.simulator import Simulator
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from agent.config.tables import Broker, Updates
-from agent.updates import child, fetch, find, pieces
-from agent.updates.over_mqtt import OverMqtt
-from agent.updates.pieces import Request
-from agent.updates.reasons import Refused
+from agent.repository import fetch, find, pieces
+from agent.repository.over_mqtt import OverMqtt
+from agent.repository.pieces import Request
+from agent.repository.reasons import Refused
+from agent.updates import child
 from tests.agent_process import Peer
 from tests.broker import Mosquitto
 from tests.lossy import LossyProxy

@@ -12,7 +12,7 @@ import pytest
 
 from agent.errors import Int8dError
 from agent.modelfile import Model, read, write
-from agent.updates.release import Release, Stage, custom_of, release_of
+from agent.repository.release import Release, Stage, custom_of, release_of
 from models.cli import main
 from models.repository.rollout import stages
 from tests.agent_process import DIGITS, ROOT

@@ -13,7 +13,7 @@ from tuf.api.exceptions import ExpiredMetadataError, RepositoryError, UnsignedMe
 from tuf.api.metadata import Metadata
 
 from agent.errors import Int8dError
-from agent.updates.release import ISSUED, Rollout, Stage, release_of
+from agent.repository.release import ISSUED, Rollout, Stage, release_of
 from models.repository.expiry import Expiry
 from models.repository.keys import ROLES, Keys
 from models.repository.repository import opened

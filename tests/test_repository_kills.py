@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tuf.api.exceptions import DownloadHTTPError
 
-from agent.updates.release import Release, release_of
+from agent.repository.release import Release, release_of
 from tests.agent_process import DIGITS
 from tests.repository import Repo, make
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from agent.config.tables import Broker, Tls
-from agent.updates import pieces
-from agent.updates.over_mqtt import PieceLength
-from agent.updates.pieces import LEAST, Request
-from agent.updates.reasons import Refused
+from agent.repository import pieces
+from agent.repository.over_mqtt import PieceLength
+from agent.repository.pieces import LEAST, Request
+from agent.repository.reasons import Refused
 from models.repository.serve import Fair
 from tests.agent_process import ROOT
 from tests.broker import Mosquitto

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.updates.reasons import CODES
-from agent.updates.release import Release, Rollout, Stage, place
+from agent.repository.reasons import CODES
+from agent.repository.release import Release, Rollout, Stage, place
 from agent.updates.status import STATES, Reason, Status, Version, job_of
 from models.repository.fleet import count
 from tests.agent_process import DIGITS, ROOT

@@ -13,9 +13,9 @@ import pytest
 from agent.config.tables import ModelConfig, Tuner
 from agent.engine import Tuning, load, noise
 from agent.modelfile import Golden, Model, read, write
+from agent.repository.reasons import Refused
+from agent.repository.release import Release
 from agent.updates import child, identity, selftest
-from agent.updates.reasons import Refused
-from agent.updates.release import Release
 from agent.updates.selftest import Ask, ModelFile
 from agent.validate import Limits
 from tests.agent_process import DIGITS, ROOT

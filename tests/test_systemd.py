@@ -15,10 +15,11 @@ import pytest
 
 from tests.agent_process import ROOT
 from tests.systemd.container import boot
+from tests.systemd.inside import WATCHDOG_S
 from tests.systemd.installed import install
 from tests.systemd.probe import LINES
 from tests.systemd.rootfs import PYTHON, Unavailable, rootfs
-from tests.systemd.scenarios import WATCHDOG_S
+from tests.systemd.update import prepare
 
 pytestmark = pytest.mark.timeout(600)  # building the container's root file system included
 RUNNING = {"ActiveState": "active", "SubState": "running", "Result": "success"}
@@ -37,6 +38,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         shutil.copytree(paho.__path__[0], beside / "paho")
         for folder in ("tests", "systemd", "models/zoo"):
             (beside / folder).mkdir(parents=True)
+        prepare(beside / "publisher")
         for folder in (program, beside):
             folder.chmod(0o755)
         facts = boot(base, program, beside, results)
@@ -267,6 +269,77 @@ def test_rubbish_is_answered_whole_and_logged_in_part(facts) -> None:
 @pytest.mark.scenario("sandbox")
 def test_the_log_takes_a_part_of_a_flood(facts) -> None:
     assert 0 < facts["lines"] < LINES / 2
+
+
+@pytest.mark.scenario("update")
+def test_an_encrypted_release_comes_in_under_the_sandbox_and_a_kill_in_its_probation_does_not_end_it(facts) -> None:
+    assert facts["pending"]["serving"]["release"] == 1
+    assert facts["version_killed"] == "1"
+    assert (facts["killed"]["state"], facts["killed"]["starts"]) == ("pending", 2)
+    assert (facts["committed"]["state"], facts["committed"]["serving"]["release"]) == ("committed", 1)
+
+
+@pytest.mark.scenario("update")
+def test_killed_once_too_often_in_its_probation_a_release_goes_back(facts) -> None:
+    assert (facts["version_3"], facts["version_4"], facts["version_back"]) == ("2", "2", "1")
+    assert facts["back"]["reason"]["code"] == "failed_starts"
+    assert [line for line in facts["journal"] if "failed_starts" in line]
+
+
+@pytest.mark.scenario("update")
+def test_an_update_costs_no_restart_but_those_for_the_kills_and_no_message(facts) -> None:
+    _is(facts["unit"], NRestarts="4", **RUNNING)
+    assert not [line for line in facts["journal"] if "Watchdog timeout" in line]
+    assert facts["load"]["answered"] == facts["load"]["sent"] > 0
+    assert facts["load"]["errors"] == {}
+
+
+@pytest.mark.scenario("update")
+def test_what_fetches_is_as_confined_as_the_service_and_steps_back_behind_it(facts) -> None:
+    child = facts["child"]
+    assert child["child"] == child["service"]
+    assert (child["child"]["NoNewPrivs"], child["child"]["Seccomp"]) == ("1", "2")
+    assert (child["nice"], child["oom_score_adj"], child["open files"], child["core"]) == (10, "1000", "512", "0")
+
+
+@pytest.mark.scenario("update")
+def test_what_fetches_ends_with_the_service_and_the_next_start_goes_on(facts) -> None:
+    assert facts["child_gone"]
+    assert "the daemon has ended meanwhile" in facts["told"]
+    assert facts["pending"]["step"] == "probation"
+
+
+@pytest.mark.scenario("update")
+def test_the_plaintext_of_an_encrypted_release_lies_in_no_file(facts) -> None:
+    assert facts["seeker"] == ["/etc/int8d/digits.int8.safetensors"]  # the search finds what is there
+    assert facts["plaintext"] == facts["plaintext_at_rest"] == []
+
+
+@pytest.mark.scenario("update")
+def test_root_sees_and_asks_for_updates_without_the_units_credentials(facts) -> None:
+    assert facts["before"]["state"] == "idle"
+    assert "fetching: fetch 0 %" in facts["told"]
+    assert "the daemon has ended meanwhile" in facts["told"]
+    assert facts["status_of_none"]["state"] == "rolled_back"
+    assert "systemctl start int8d" in facts["install_of_none"]
+
+
+@pytest.mark.scenario("slow_release")
+def test_the_watchdog_does_not_end_the_service_while_a_release_loads(facts) -> None:
+    assert facts["took_s"] > WATCHDOG_S
+    assert facts["version"] == "2"
+    _is(facts["unit"], NRestarts="0", **RUNNING)
+
+
+@pytest.mark.scenario("greedy_release")
+def test_a_release_that_takes_all_memory_in_its_test_is_ended_and_the_service_is_not(facts) -> None:
+    if "status" not in facts:
+        pytest.skip("the container has no memory controller here")
+    assert facts["status"]["state"] == "rolled_back"
+    assert facts["status"]["reason"]["code"] == "crashed"
+    assert "signal 9" in facts["status"]["reason"]["message"]
+    _is(facts["unit"], NRestarts="0", MainPID=facts["pid"], **RUNNING)
+    assert facts["version"] == "1"
 
 
 @pytest.mark.parametrize(("drop_ins", "most"), [((), 1.2), (("gpu.conf",), 1.5)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.config.tables import Updates
-from agent.updates.reasons import CODES
+from agent.repository.reasons import CODES
 from agent.updates.status import STATES, Status
 from tests.updates import tables
 

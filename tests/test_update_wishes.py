@@ -7,11 +7,11 @@ import threading
 from pathlib import Path
 
 from agent.config.tables import Updates as Settings
-from agent.updates.disk import Disk
-from agent.updates.find import Found
+from agent.disk import Disk
+from agent.repository.find import Found
+from agent.repository.reasons import Refused
+from agent.repository.release import Target
 from agent.updates.journal import Record
-from agent.updates.reasons import Refused
-from agent.updates.release import Target
 from agent.updates.status import Status
 from agent.updates.store import Store
 from agent.updates.updater import Updates

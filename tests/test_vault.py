@@ -15,9 +15,9 @@ import pytest
 from agent.engine import load
 from agent.errors import ConfigError
 from agent.modelfile import read
+from agent.repository.reasons import Refused
+from agent.repository.release import Release
 from agent.updates import identity
-from agent.updates.reasons import Refused
-from agent.updates.release import Release
 from agent.updates.vault import open_model
 from tests.agent_process import DIGITS, ROOT
 from tests.test_cli import int8d

@@ -63,14 +63,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _asks(repository: str, device: str) -> list[str]:
     """What a device takes that gets its models through the broker."""
-    from agent.updates import pieces
+    from agent.repository import pieces
 
     return [f"write {pieces.request_topic(repository, device)}", f"read {pieces.reply_topic(repository, device)}"]
 
 
 def _answers(repository: str) -> list[str]:
     """What the repository's server takes."""
-    from agent.updates import pieces
+    from agent.repository import pieces
 
     if not pieces.is_repository(repository):
         raise ConfigError(f"repository '{repository}' is not a topic: at most 200 characters, no + # $")

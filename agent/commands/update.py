@@ -1,13 +1,16 @@
 """``int8d update``: where this box's updates stand, and having them checked, installed or taken back now.
 
 Where the daemon runs, it does what is asked; where not, this process does, and the next start of the daemon goes on.
+Root, outside of the unit, looks where the unit keeps its state.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from agent.updates.control import Ask
     from agent.updates.status import Status, Version
 
+_UNITS_STATE = Path("/var/lib/int8d")  # StateDirectory= of systemd/int8d.service
 ACTIONS = {
     "status": "what serves, and where its update stands",
     "check": "look what the repository has for this box",
@@ -41,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from agent.config import load
-
-    config = load(args.config)
+    config = _config(args.config)
     if not config.updates.repository:
         raise ConfigError(f"{args.config}: [updates] names no repository; docs/updates.md says how")
     names = [m.name for m in config.model]
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         from agent.updates.control import Ask
 
         ask = Ask(args.model or names[0], args.action, getattr(args, "release", None))
-        found = [_perform(config, ask, lambda status: None if args.json else _progress(status))]
+        found = [_perform(config, args.config, ask, lambda status: None if args.json else _progress(status))]
     if args.json:
         print(msgspec.json.encode(found).decode())
     else:
@@ -65,10 +67,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _config(path: str) -> Config:
+    """Without its secrets: the daemon has them, and credentials are there for the unit alone."""
+    from agent.config import parse
+
+    config = parse(path)
+    units = os.geteuid() == 0 and not os.environ.get("STATE_DIRECTORY") and (_UNITS_STATE / config.device).is_dir()
+    if config.state_folder or not units:
+        return config
+    return msgspec.structs.replace(config, state_folder=str(_UNITS_STATE))
+
+
 def _statuses(config: Config) -> list[Status]:
     """As the daemon tells; where none runs, as the journals do."""
+    from agent.disk import Disk
     from agent.updates import control
-    from agent.updates.disk import Disk
     from agent.updates.journal import load, status
     from agent.updates.store import Store
 
@@ -80,14 +93,20 @@ def _statuses(config: Config) -> list[Status]:
     return found
 
 
-def _perform(config: Config, wanted: Ask, tell: Callable[[Status], None]) -> Status:
+def _perform(config: Config, path: str, wanted: Ask, tell: Callable[[Status], None]) -> Status:
+    from agent.config import load
     from agent.updates import control, updater
 
-    status = control.ask(config.device_folder / "updates", wanted, tell)
+    folder = config.device_folder
+    status = control.ask(folder / "updates", wanted, tell)
     if status is not None:
         return status
+    if folder.is_dir() and folder.stat().st_uid != os.geteuid():
+        raise Int8dError(
+            f"int8d does not run here, and {folder} is another user's: systemctl start int8d, or ask as that user"
+        )
     print("int8d does not run here: what is installed now serves from its next start", file=sys.stderr)
-    updates = updater.of(config)
+    updates = updater.of(msgspec.structs.replace(load(path), state_folder=config.state_folder))
     assert wanted.action != "status"
     try:
         return updates.perform(wanted.model, wanted.action, tell, wanted.release)

@@ -10,8 +10,8 @@ import msgspec
 from agent.config.tables import Config, Updates
 from agent.errors import ConfigError
 from agent.mqtt.routes import Filter, check_template, meet, published
+from agent.repository import pieces
 from agent.serving.lane import MAX_PRIORITY
-from agent.updates import pieces
 from agent.validate import Limits as ModelLimits
 
 _LONGEST_S = 86_400.0

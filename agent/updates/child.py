@@ -21,15 +21,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any, TypeVar
 
 import msgspec
 
-from agent.updates.reasons import CODES, Refused
+from agent.repository.reasons import CODES, Refused
+from agent.repository.transport import Progress
 
-STEPS = {"find": "agent.updates.find", "fetch": "agent.updates.fetch", "test": "agent.updates.selftest"}
+STEPS = {"find": "agent.repository.find", "fetch": "agent.repository.fetch", "test": "agent.updates.selftest"}
 MODULE = "agent.updates.child"  # what is started; tests plant faults with another
 # What a supervisor sends to all processes of a service that it stops: no fault of what a child is about.
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -38,7 +38,6 @@ _LAST_WORDS = 4000  # characters of a child's stderr that are kept
 _LINE_BYTES = 1 << 20
 _FILES = 512  # open at once; it has no business with many
 NICE = 10
-Progress = Callable[[int], None]
 T = TypeVar("T")
 
 

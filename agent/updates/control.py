@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from agent.errors import Int8dError
-from agent.updates.reasons import Refused
+from agent.repository.reasons import Refused
 from agent.updates.status import Reason, Status
 from agent.updates.updater import Action, Updates
 

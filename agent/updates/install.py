@@ -20,11 +20,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from agent.disk import of_disk
 from agent.errors import Int8dError
-from agent.updates.disk import of_disk
+from agent.repository.reasons import Refused
+from agent.repository.release import Target
 from agent.updates.journal import Journal, Record, refused, status, version
-from agent.updates.reasons import Refused
-from agent.updates.release import Target
 from agent.updates.service import Service, Settings, Steps
 from agent.updates.status import Reason, Status
 from agent.updates.store import Store
@@ -149,9 +149,9 @@ class Install:
     def _another_start(self, record: Record) -> Record:
         assert record.target is not None
         if record.starts >= self._settings.max_starts:
-            return self._roll_back(
-                Refused("failed_starts", f"{record.starts} starts, and no probation came to its end")
-            )
+            why = Refused("failed_starts", f"{record.starts} starts, and no probation came to its end")
+            log.warning("model %s: release %s goes back: %s: %s", self._model, _name(record.target), why.code, why)
+            return self._roll_back(why)
         try:
             return self._journal.write(starts=record.starts + 1)
         except OSError as e:  # what can't be counted must not be tried: it might end us each time
@@ -275,10 +275,10 @@ class Install:
         record, target = self.record, self._target()
         reached("before commit")
         number = max(record.floor, target.release.release)
-        self._journal.write(state="committed", step="", committed=target, previous=record.committed, switched=False,
-                            floor=number, reason=None)  # fmt: skip
+        record = self._journal.write(state="committed", step="", committed=target, previous=record.committed,
+                                     switched=False, floor=number, reason=None)  # fmt: skip
         reached("in the middle of commit")
-        self._store.lead(self._model, target, record.committed)
+        self._mend(record)  # it is committed, whatever becomes of the links
         service.keep(self._model)
         reached("after commit")
         log.info("model %s: release %d is committed", self._model, number)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from agent.disk import Disk
 from agent.errors import Int8dError
-from agent.updates.disk import Disk
-from agent.updates.release import Target
+from agent.repository.release import Target
 from agent.updates.status import Reason, State, Status, Version, job_of
 
 log = logging.getLogger(__name__)

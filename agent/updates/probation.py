@@ -33,10 +33,10 @@ import numpy as np
 
 from agent.engine.segment import Array
 from agent.predict import Predictor
+from agent.repository.reasons import Refused
 from agent.telemetry.histogram import Histogram
 from agent.telemetry.stats import Snapshot
 from agent.updates.chance import tail
-from agent.updates.reasons import Refused
 
 SURE = 0.001  # judged again and again, so rarer than in one look
 LEAST = 3  # failures, or slow runs; fewer are never too many

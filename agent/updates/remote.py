@@ -16,7 +16,7 @@ import msgspec
 from agent.errors import Int8dError
 from agent.mqtt.messages import Incoming, Outgoing
 from agent.mqtt.routes import Filter
-from agent.updates.reasons import Refused
+from agent.repository.reasons import Refused
 from agent.updates.status import Status
 from agent.updates.updater import Action, Updates
 from agent.wire import oip

@@ -28,11 +28,12 @@ from agent.errors import Int8dError
 from agent.memory import give_back
 from agent.modelfile import Golden, read
 from agent.replicas import load_replicas, pinned
+from agent.repository.reasons import Refused
+from agent.repository.release import Release
+from agent.repository.transport import Progress
 from agent.serving.batcher import Seat
 from agent.telemetry.stats import resident_bytes
-from agent.updates.child import Progress, limit
-from agent.updates.reasons import Refused
-from agent.updates.release import Release
+from agent.updates.child import limit
 from agent.updates.vault import open_model
 from agent.validate import Limits as ModelLimits
 from agent.wire.limits import Limits

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from agent.updates.release import Target
+from agent.repository.release import Target
 
 
 class Steps(Protocol):

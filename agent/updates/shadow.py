@@ -25,10 +25,10 @@ import numpy as np
 
 from agent.engine.segment import Array
 from agent.predict import Predictor
+from agent.repository.reasons import Refused
 from agent.telemetry.histogram import Histogram
 from agent.updates.chance import tail
 from agent.updates.child import NICE
-from agent.updates.reasons import Refused
 
 log = logging.getLogger(__name__)
 PLACES = 2  # inferences that wait for the candidate

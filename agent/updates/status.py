@@ -21,7 +21,7 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """code: of ``agent.updates.reasons.CODES``."""
+    """code: of ``agent.repository.reasons.CODES``."""
 
     code: str
     message: str

@@ -10,9 +10,10 @@ import msgspec
 
 from agent.config.tables import Config
 from agent.engine.answers import default_folder
-from agent.updates import child, fetch, find, selftest
+from agent.repository import fetch, find
+from agent.repository.release import Release, Target
+from agent.updates import child, selftest
 from agent.updates.journal import Record
-from agent.updates.release import Release, Target
 from agent.updates.store import Store
 
 _FIND_S = 600.0  # metadata is a few kilobytes; the transport says sooner when it is slow

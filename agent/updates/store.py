@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent.updates.disk import Disk
-from agent.updates.release import Target
+from agent.disk import Disk
+from agent.repository.release import Target
 
 _CHUNK = 1 << 20
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import logging
 import os
 import queue
@@ -25,14 +26,14 @@ from typing import Literal, Protocol
 
 from agent.config.tables import Config
 from agent.config.tables import Updates as Settings
+from agent.disk import Disk
 from agent.errors import ConfigError, Int8dError
+from agent.repository.find import Found
+from agent.repository.reasons import Refused
+from agent.repository.release import Target
 from agent.updates import service
-from agent.updates.disk import Disk
-from agent.updates.find import Found
 from agent.updates.install import Install
 from agent.updates.journal import Journal, Record
-from agent.updates.reasons import Refused
-from agent.updates.release import Target
 from agent.updates.status import Reason, Status
 from agent.updates.steps import Children
 from agent.updates.store import Store
@@ -142,11 +143,20 @@ class Updates:
 
 
 def of(config: Config) -> Updates:
-    """Of all models of a device."""
+    """Of all models of a device. Raises ``ConfigError``, also where a package is missing."""
+    _require_packages(config.updates)
     disk = Disk()
     store = Store(config.device_folder / "updates", disk)
     names = [m.name for m in config.model]
     return Updates(config.device, names, store, config.updates, Children(config, store), disk)
+
+
+def _require_packages(settings: Settings) -> None:
+    """Looked for, not imported: child processes do that, and they are no place to find it out."""
+    wanted = ["tuf", "cryptography", *(["pyrage"] if settings.key else [])]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"[updates] needs {' and '.join(missing)}, not installed here: pip install 'int8d[updates]'")
 
 
 def _lock(folder: Path) -> int:
@@ -222,9 +232,13 @@ class _Turn:
     def _run(self) -> None:
         self._tidy()
         self.machine.tell()
-        if self.machine.record.under_way and self.machine.record.state != "fetching":
+        record, interval = self.machine.record, self._settings.interval
+        if record.under_way and record.state != "fetching":
             self._guarded(self._go_on)
-        interval = self._settings.interval
+        elif record.target is not None and record.state == "fetching" and not interval:
+            # Somebody has asked for it; with an interval, the next check says whether it is due still.
+            wanted = record.target.release.release
+            self._guarded(lambda: self._install(wanted))
         due = time.monotonic() + random.uniform(0, min(interval, 60) * _JITTER) if interval else float("inf")
         while not self._stopping.is_set():
             try:

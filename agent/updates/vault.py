@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from agent.errors import ConfigError, ModelError
+from agent.repository.reasons import Refused
+from agent.repository.release import Release
 from agent.updates import identity
-from agent.updates.reasons import Refused
-from agent.updates.release import Release
 
 
 @contextmanager

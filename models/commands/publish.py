@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with signing.writing(args, create=True) as repository:
-        from agent.updates.release import Rollout
+        from agent.repository.release import Rollout
         from models.repository.publish import publish, recipients_of
         from models.repository.rollout import described, stages, threshold
 

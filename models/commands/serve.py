@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     from agent.errors import ConfigError
     from agent.logs import to_stdout
-    from agent.updates.pieces import LEAST, MOST, is_repository
+    from agent.repository.pieces import LEAST, MOST, is_repository
     from models.repository.folder import Folder
     from models.repository.serve import Server
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from agent.updates.release import Release, Rollout
+from agent.repository.release import Release, Rollout
 from agent.updates.status import STATES, Status
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from agent.errors import Int8dError, ModelError
 from agent.modelfile import read
-from agent.updates.release import Release, Rollout, custom_of
+from agent.repository.release import Release, Rollout, custom_of
 from models.repository.repository import Entry, Repository
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")

@@ -29,10 +29,10 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
+from agent.disk import Disk
 from agent.errors import Int8dError
 from agent.files import write_atomically
-from agent.updates.disk import Disk
-from agent.updates.release import ISSUED, Release, release_of
+from agent.repository.release import ISSUED, Release, release_of
 from models.repository.expiry import Expiry, after
 from models.repository.keys import ONLINE, Keys
 

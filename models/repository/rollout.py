@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from agent.errors import Int8dError
-from agent.updates.release import Release, Rollout, Stage, custom_of
+from agent.repository.release import Release, Rollout, Stage, custom_of
 from models.repository.repository import Entry, Repository
 
 _STAGE = re.compile(r"(\d+(?:\.\d+)?)%?(?:@(\d+(?:\.\d+)?)([smhd])|@(\d{4}-.+))?")

@@ -1,4 +1,4 @@
-"""A repository over MQTT, for devices that reach nothing but the broker: answers what ``agent.updates.over_mqtt`` asks.
+"""A repository over MQTT, for devices that reach nothing but the broker: the other end of ``repository.over_mqtt``.
 
 One request of each device in turn, however many one sends; not faster than allowed, all devices together; bounded in
 memory. An answer that the broker does not take is not kept: the device asks again.
@@ -19,9 +19,9 @@ from agent.mqtt import packets
 from agent.mqtt.messages import Incoming, Outgoing, Settings
 from agent.mqtt.outflow import NO_CONNECTION, NO_READER
 from agent.mqtt.session import Session
-from agent.updates import pieces
-from agent.updates.pace import Pace
-from agent.updates.pieces import LEAST, MOST, Request
+from agent.repository import pieces
+from agent.repository.pace import Pace
+from agent.repository.pieces import LEAST, MOST, Request
 from models.repository.folder import Folder
 
 log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ exec /lib/systemd/systemd systemd.unit=int8d-scenarios.service
 """
 
 
-def boot(rootfs: Path, program: Path, beside: Path, results: Path, names: str = "", timeout: float = 300) -> dict:
+def boot(rootfs: Path, program: Path, beside: Path, results: Path, names: str = "", timeout: float = 360) -> dict:
     """What each scenario saw, by name.
 
     rootfs: stays as it is; the container writes to memory above it. program: lies at /opt/int8d. beside: a folder of

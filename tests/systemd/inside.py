@@ -18,6 +18,7 @@ STATE = Path("/var/lib/int8d")
 MODEL = "/etc/int8d/digits.int8.safetensors"
 PYTHON = "/opt/int8d/bin/python"
 DROP_INS = Path(f"/etc/systemd/system/{UNIT}.d")
+WATCHDOG_S = 3  # of scenarios that wait for it
 _SHOWN = "ActiveState,SubState,Result,NRestarts,ExecMainCode,ExecMainStatus,StatusText,MainPID"
 
 

@@ -18,11 +18,25 @@ from pathlib import Path
 
 from tests.agent_process import Peer
 from tests.broker import Mosquitto
-from tests.systemd.inside import CONFIG, DROP_INS, MODEL, PYTHON, STATE, UNIT, Load, Service, journal, run, show, wait
+from tests.systemd.inside import (
+    CONFIG,
+    DROP_INS,
+    MODEL,
+    PYTHON,
+    STATE,
+    UNIT,
+    WATCHDOG_S,
+    Load,
+    Service,
+    journal,
+    run,
+    show,
+    wait,
+)
+from tests.systemd.update import greedy_release, slow_release, update
 
 Facts = dict[str, object]
 RATE = 200.0  # messages a second
-WATCHDOG_S = 3
 _HERE = Path("/opt/tests/systemd")  # the repository's folder of that name
 
 
@@ -281,7 +295,7 @@ def rubbish(broker: Mosquitto) -> Facts:
 
 SCENARIOS: tuple[Callable[[Mosquitto], Facts], ...] = (
     first_start, state, stop, slow_stop, slow_start, no_network, credentials, bad_config, sandbox, gpu, pinned, kill,
-    crash, hang, freeze, memory, rubbish,
+    crash, hang, freeze, memory, rubbish, update, greedy_release, slow_release,
 )  # fmt: skip
 
 
@@ -291,7 +305,7 @@ def main() -> None:
     folder.mkdir()
     broker = Mosquitto(folder)
     seen: dict[str, Facts] = {}
-    until = time.monotonic() + 200
+    until = time.monotonic() + 260
     for scenario in SCENARIOS:
         if sys.argv[2:] and scenario.__name__ not in sys.argv[2:]:
             continue

@@ -24,9 +24,9 @@ import msgspec
 from securesystemslib.signer import CryptoSigner
 
 from agent.config.tables import Updates
-from agent.updates import fetch, find
-from agent.updates.connect import open_transport
-from agent.updates.reasons import Refused
+from agent.repository import fetch, find
+from agent.repository.connect import open_transport
+from agent.repository.reasons import Refused
 from tests import pki
 from tests.updates import web as hostile
 from tests.updates.simulator import Simulator
@@ -106,7 +106,7 @@ def _silent(done: int) -> None:
 
 @dataclass(frozen=True)
 class Attack:
-    """does: what the attacker does, in words. code: of ``agent.updates.reasons``, or "accepted", or "nothing": no
+    """does: what the attacker does, in words. code: of ``agent.repository.reasons``, or "accepted", or "nothing": no
     release is due. lasting: what the attack leaves behind is no longer there for an honest publisher to build on.
     """
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.modelfile import Golden, read, write
-from agent.updates.release import Release, custom_of
+from agent.repository.release import Release, custom_of
 from models.repository.keys import Keys
 from models.repository.repository import opened
 from tests.repository import Repo

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.config.tables import Updates as Settings
-from agent.updates.disk import Disk
+from agent.disk import Disk
+from agent.repository.reasons import Refused
+from agent.repository.release import Release, Target
 from agent.updates.install import Install
 from agent.updates.journal import Journal
-from agent.updates.reasons import Refused
-from agent.updates.release import Release, Target
 from agent.updates.store import Store
 
 MODEL = "digits"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.updates.reasons import Refused
+from agent.repository.reasons import Refused
 from tests.updates.bare import MODEL, Bare
 from tests.updates.power import LOSSES, Cut, Loses, PowerCut
 from tests.updates.tables import table

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from agent import cli
+from agent.repository.release import Release, Target
 from agent.updates import child
-from agent.updates.release import Release, Target
 
 PLANT = {int(n): fault for n, _, fault in (p.partition(":") for p in os.environ.get("PLANT", "").split())}
 Run = Callable[[Any], Any]

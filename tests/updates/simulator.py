@@ -19,7 +19,7 @@ from typing import Any
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from agent.updates.release import ISSUED, Release, custom_of
+from agent.repository.release import ISSUED, Release, custom_of
 
 ROLES = ("root", "timestamp", "snapshot", "targets")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agent.files import write_atomically
-from agent.updates import reasons
+from agent.repository import reasons
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "updates.md"
 

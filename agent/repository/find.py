@@ -16,16 +16,15 @@ import msgspec
 
 from agent.config.tables import Broker, Updates
 from agent.errors import Int8dError
-from agent.updates.child import Progress
-from agent.updates.connect import open_transport
-from agent.updates.reasons import Refused
-from agent.updates.release import Target, release_of
-from agent.updates.transport import Transport
+from agent.repository.connect import open_transport
+from agent.repository.reasons import Refused
+from agent.repository.release import Target, release_of
+from agent.repository.transport import Progress, Transport
 
 if TYPE_CHECKING:
     from tuf.api.metadata import Root, Targets
 
-    from agent.updates.trust import Trusted
+    from agent.repository.trust import Trusted
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def perform(ask: Ask, progress: Progress) -> Found:
 
 def find(ask: Ask, transport: Transport, clock: Callable[[], float] = time.time) -> Found:
     """Through a transport that is open. Raises ``Refused``."""
-    from agent.updates.trust import refresh
+    from agent.repository.trust import refresh
 
     return choose(ask, refresh(Path(ask.folder), transport, ask.settings, clock=clock))
 

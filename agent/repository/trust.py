@@ -22,13 +22,13 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.ngclient.updater import Updater
 
 from agent.config.tables import Updates
-from agent.updates import floors as floors_file
-from agent.updates.disk import Disk, of_disk
-from agent.updates.fetcher import CONFIG, FOLDER, Fetcher, role_of
-from agent.updates.floors import Floors
-from agent.updates.reasons import Refused
-from agent.updates.release import ISSUED
-from agent.updates.transport import Transport
+from agent.disk import Disk, of_disk
+from agent.repository import floors as floors_file
+from agent.repository.fetcher import CONFIG, FOLDER, Fetcher, role_of
+from agent.repository.floors import Floors
+from agent.repository.reasons import Refused
+from agent.repository.release import ISSUED
+from agent.repository.transport import Transport
 
 _LAST = 253_402_300_799  # the end of the year 9999, where dates end
 CLOCK_SLACK_S = 300.0  # clocks of the publisher and the device may differ by this

@@ -6,8 +6,10 @@ the broker from ``int8d-make serve --mqtt``; both can begin in the middle of a f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
+
+Progress = Callable[[int], None]  # told how many bytes are here
 
 
 class Transport(Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from agent.updates.reasons import Refused
+from agent.repository.reasons import Refused
 
 BURST_S = 0.25  # a rest may be made up for by this much of the limit
 PIECE = 64 << 10  # bytes that are read at a time

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent.updates.disk import Disk
-from agent.updates.reasons import Refused
+from agent.disk import Disk
+from agent.repository.reasons import Refused
 
 
 class Floor(msgspec.Struct, frozen=True):

@@ -26,8 +26,8 @@ import urllib3
 from agent.config.tables import Tls, Updates
 from agent.errors import ConfigError
 from agent.mqtt.tls import Peer, context, explain
-from agent.updates.pace import Pace, Patience
-from agent.updates.reasons import Refused
+from agent.repository.pace import Pace, Patience
+from agent.repository.reasons import Refused
 
 SERVER = Peer(
     name="the repository's server",

@@ -12,8 +12,8 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
-from agent.updates.reasons import Refused
-from agent.updates.transport import Transport
+from agent.repository.reasons import Refused
+from agent.repository.transport import Transport
 
 FOLDER = "metadata/"
 CONFIG = UpdaterConfig(max_root_rotations=256)

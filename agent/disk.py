@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from agent.files import write_atomically
-from agent.updates.reasons import Refused
+from agent.repository.reasons import Refused
 
 
 class Disk:

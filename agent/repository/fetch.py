@@ -16,12 +16,11 @@ from pathlib import Path
 import msgspec
 
 from agent.config.tables import Broker, Updates
-from agent.updates.child import Progress
-from agent.updates.connect import open_transport
-from agent.updates.disk import Disk
-from agent.updates.reasons import Refused
-from agent.updates.release import Target
-from agent.updates.transport import Transport
+from agent.disk import Disk
+from agent.repository.connect import open_transport
+from agent.repository.reasons import Refused
+from agent.repository.release import Target
+from agent.repository.transport import Progress, Transport
 
 ATTEMPTS = 5  # in a row that bring less than a piece
 BACK_OFF_S = 0.5  # after the first; doubled for each

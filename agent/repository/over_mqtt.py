@@ -24,10 +24,10 @@ from agent.config.tables import Broker, Updates
 from agent.mqtt.messages import Incoming, Outgoing
 from agent.mqtt.outflow import NO_CONNECTION, NO_READER
 from agent.mqtt.session import Session
-from agent.updates import pieces
-from agent.updates.pace import Pace, Patience
-from agent.updates.pieces import LEAST, Reply, Request
-from agent.updates.reasons import Refused
+from agent.repository import pieces
+from agent.repository.pace import Pace, Patience
+from agent.repository.pieces import LEAST, Reply, Request
+from agent.repository.reasons import Refused
 
 WINDOW = 4  # pieces under way, or here and waiting for one before them
 _DAMAGED = 4  # times that one piece may come damaged

@@ -1,0 +1,4 @@
+"""Reading a repository of signed releases: what is trusted, and how its files come here.
+
+``models.repository`` writes one.
+"""
