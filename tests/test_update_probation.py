@@ -8,26 +8,38 @@ from typing import Any
 
 import pytest
 
-from tests.updates.device import ENDED, Device
+from tests.updates.device import ENDED, Device, copied, prepare
 from tests.updates.traffic import Traffic
-from tests.updates.web import cut
 
 MODULE = "tests.updates.planted"
 PLANT = {"PLANT": "2:raise 3:slow 4:nan 5:shadow"}
-SETTINGS = "shadow_s = 0.4\nprobation_s = 2.5\nmin_free_bytes = 1\n"
+SETTINGS = "shadow_s = 0.8\nprobation_s = {}\nmin_free_bytes = 1\n"
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def device(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
     """It has release 1; some of the next ones go bad."""
-    device = Device(tmp_path_factory.mktemp("device"), SETTINGS, module=MODULE)
+    folder = tmp_path_factory.mktemp("device")
+    device = Device(folder, SETTINGS.format(1.5), module=MODULE, repo=copied(prepared, folder))
     try:
-        device.publish(1)
         device.start(PLANT)
-        assert device.load()["state"] == "committed"
         yield device
     finally:
         device.__exit__()
+
+
+@pytest.fixture
+def patient(prepared: Path, tmp_path: Path) -> Iterator[Device]:
+    """It has release 1; the next one's probation is longer than the test."""
+    with Device(tmp_path, SETTINGS.format(100), repo=copied(prepared, tmp_path)) as device:
+        yield device
 
 
 def rolled_back(status: dict[str, Any], release: int, code: str, serves: int = 1) -> None:
@@ -74,40 +86,42 @@ def test_what_disagrees_with_the_model_in_service_does_not_serve(tmp_path: Path)
         assert traffic.shown == {0}
 
 
-def test_a_process_that_dies_three_times_on_probation_goes_back(device: Device) -> None:
-    device.publish(6)
-    with Traffic(device.broker.port) as traffic:
-        device.ask()
+def test_a_process_that_dies_three_times_on_probation_goes_back(patient: Device) -> None:
+    patient.publish(2)
+    with Traffic(patient.broker.port) as traffic:
+        patient.ask()
         for start in (1, 2, 3):
-            status = device.wait(lambda s: s["step"] == "probation")
+            status = patient.wait(lambda s: s["step"] == "probation")
             assert status["starts"] == start
-            assert traffic.after(2) == {6}
-            device.agent.kill()
-            device.drain()
-            device.restart(PLANT)
-        rolled_back(device.wait(lambda s: s["state"] in ENDED), 6, "failed_starts")
+            assert traffic.after(2) == {2}
+            patient.agent.kill()
+            patient.drain()
+            patient.restart()
+        rolled_back(patient.wait(lambda s: s["state"] in ENDED), 2, "failed_starts")
         assert traffic.after() == {1}
     assert traffic.failed == set()
 
 
-def test_it_goes_back_by_hand_on_probation_and_once_committed(device: Device) -> None:
-    device.publish(7)
-    with Traffic(device.broker.port) as traffic:
-        device.ask()
-        device.wait(lambda s: s["step"] == "probation")
-        device.web.hostile["json"] = cut  # going back needs no network
-        done = device.command("rollback")
+def test_it_goes_back_by_hand_on_probation_without_a_network(patient: Device) -> None:
+    patient.publish(2)
+    with Traffic(patient.broker.port) as traffic:
+        patient.ask()
+        patient.wait(lambda s: s["step"] == "probation")
+        patient.web.close()
+        done = patient.command("rollback")
         assert done.returncode == 0, done.stderr
-        rolled_back(device.status(), 7, "by_hand")
+        rolled_back(patient.status(), 2, "by_hand")
         assert traffic.after() == {1}
-        device.web.hostile.clear()
+    assert traffic.failed == set()
 
-        device.publish(8)
+
+def test_a_committed_release_goes_back_by_hand_and_does_not_come_again(device: Device) -> None:
+    device.publish(8)
+    with Traffic(device.broker.port) as traffic:
         assert device.load()["state"] == "committed"
         assert traffic.after() == {8}
-        done = device.command("rollback")
-        assert done.returncode == 0, done.stderr
-        rolled_back(device.status(), 8, "by_hand")
+        device.ask("rollback")
+        rolled_back(device.wait(lambda s: s["state"] == "rolled_back"), 8, "by_hand")
         assert traffic.after() == {1}
         checked = device.status()["checked_unix_s"]
         device.ask()  # as the timer does
