@@ -1,7 +1,8 @@
-"""What is asked for in the moment that an update comes to its end."""
+"""What is asked for in the moment that an update begins, or comes to its end."""
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 from pathlib import Path
@@ -41,6 +42,38 @@ class Service(BareService):
 
     def back(self, model: str, target: Target | None) -> None:
         self.serving = target
+
+
+class FullDisk(Disk):
+    """full: takes nothing more."""
+
+    full = False
+
+    def write(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        super().write(path, data, mode)
+
+
+def test_what_the_journal_has_no_room_for_does_not_begin_and_the_status_says_why(tmp_path: Path) -> None:
+    disk = FullDisk()
+    updates = Updates("box1", [MODEL], Store(tmp_path, disk), Settings(interval=0), Steps(), disk)
+    updates.recover()
+    told = queue.Queue[Told]()
+    updates.start(Service(), lambda status: None)
+    try:
+        disk.full = True
+        updates.ask(MODEL, "install", lambda *answer: told.put(answer), 1)
+        status, why = told.get(timeout=10)
+        assert (status.state, why and why.code) == ("idle", "no_space")
+        assert status.repository is not None
+        assert status.repository.code == "no_space"
+        disk.full = False
+        updates.ask(MODEL, "install", lambda *answer: told.put(answer), 1)
+        status, why = told.get(timeout=10)
+        assert (status.state, status.repository, why) == ("committed", None, None)
+    finally:
+        updates.stop(10)
 
 
 def test_a_rollback_that_comes_as_the_release_is_committed_takes_it_back_and_harms_no_later_one(tmp_path: Path) -> None:

@@ -190,7 +190,10 @@ class Install:
             self._journal.write(state="fetching", step="fetch", target=target, switched=False, starts=0, reason=None,
                                 test={}, shadow={}, probation={})  # fmt: skip
         except OSError as e:
-            raise of_disk(e) from e
+            why = of_disk(e)
+            self.repository = Reason(why.code, str(why))  # nobody may have asked, so that the status must say it
+            self.tell()
+            raise why from e
         reached("after begin")
         self.tell()
 
