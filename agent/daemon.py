@@ -25,7 +25,8 @@ from agent.http.v2 import Api
 from agent.integrations.home_assistant import HomeAssistant
 from agent.integrations.sparkplug import EdgeNode
 from agent.journal import Journal
-from agent.live import Live, Models
+from agent.live.models import Models
+from agent.live.service import LiveService
 from agent.logs import Sparing, to_stdout
 from agent.memory import give_back
 from agent.mqtt.delivery import Delivery
@@ -151,7 +152,9 @@ class Daemon:
         self._tell_status()
         log.info("serving %s", ", ".join(self._models.predictors))
         if self._updates is not None:
-            live = Live(self._models, self._worker, self._stats, self._config, self._changed, budgets_s(self._config))
+            live = LiveService(
+                self._models, self._worker, self._stats, self._config, self._changed, budgets_s(self._config)
+            )
             self._updates.start(live, self._tell_update)
         interval = self._config.stats_interval_s
         watchdog = self._notifier.watchdog_s

@@ -17,11 +17,12 @@ import sys
 import time
 from typing import Any
 
-from agent import cli, live
+from agent import cli
+from agent.live import models
 from agent.modelfile import Model
 from agent.wire import kinds
 
-_kind_of, _read = kinds.kind_of, live.read
+_kind_of, _read = kinds.kind_of, models.read
 
 
 def _planted(payload: bytes, content_type: str | None) -> kinds.Kind:
@@ -47,5 +48,5 @@ def _slow(*args: Any, **kwargs: Any) -> Model:
 
 
 if __name__ == "__main__":
-    kinds.kind_of, live.read = _planted, _slow
+    kinds.kind_of, models.read = _planted, _slow
     sys.exit(cli.main())

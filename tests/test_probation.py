@@ -14,14 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent import graph as g
 from agent.config.tables import Updates
 from agent.engine import load
+from agent.live.chance import tail
+from agent.live.probation import Probation, Watch
 from agent.modelfile import FORMAT, Header, Model
 from agent.predict import Predictor
 from agent.serving.request import Ledger
 from agent.telemetry import metrics
 from agent.telemetry.histogram import Histogram, upper
 from agent.telemetry.stats import Snapshot, Stats
-from agent.updates.chance import tail
-from agent.updates.probation import Probation, Watch
 
 MS = 1_000_000
 

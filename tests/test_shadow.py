@@ -18,12 +18,12 @@ import pytest
 from agent import graph as g
 from agent.config import Drift as DriftSettings
 from agent.engine import build_batches, load
+from agent.live.shadow import PLACES, Shadow
 from agent.modelfile import FORMAT, Header, Model, read
 from agent.predict import Predictor
 from agent.serving.request import Request
 from agent.telemetry.drift import Drift
 from agent.updates.child import NICE
-from agent.updates.shadow import PLACES, Shadow
 from tests.agent_process import DIGITS, picture
 from tests.variants import shifted
 

@@ -95,10 +95,10 @@ if __name__ == "__main__":
 
         _open_model, selftest.open_model = selftest.open_model, _in_test
         sys.exit(child.main(sys.argv))
-    from agent import live
+    from agent.live import models, service
 
     child.MODULE = "tests.updates.planted"
-    _models_load, live.Models.load = live.Models.load, _load
-    _live_load, live.Live.load = live.Live.load, _candidate
-    _live_switch, live.Live.switch = live.Live.switch, _switch
+    _models_load, models.Models.load = models.Models.load, _load
+    _live_load, service.LiveService.load = service.LiveService.load, _candidate
+    _live_switch, service.LiveService.switch = service.LiveService.switch, _switch
     sys.exit(cli.main())

@@ -24,10 +24,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from agent.engine.segment import Array
+from agent.live.chance import tail
 from agent.predict import Predictor
 from agent.repository.reasons import Refused
 from agent.telemetry.histogram import Histogram
-from agent.updates.chance import tail
 from agent.updates.child import NICE
 
 log = logging.getLogger(__name__)

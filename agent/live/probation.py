@@ -32,11 +32,11 @@ from typing import Protocol
 import numpy as np
 
 from agent.engine.segment import Array
+from agent.live.chance import tail
 from agent.predict import Predictor
 from agent.repository.reasons import Refused
 from agent.telemetry.histogram import Histogram
 from agent.telemetry.stats import Snapshot
-from agent.updates.chance import tail
 
 SURE = 0.001  # judged again and again, so rarer than in one look
 LEAST = 3  # failures, or slow runs; fewer are never too many
