@@ -48,7 +48,8 @@ class Incoming:
     """A message from the broker. It stays unacknowledged until ``Session.done``.
 
     missing: bytes of the payload that were not kept, because the packet is larger than the session takes.
-    held_since: when it came (``time.monotonic_ns``), where it had to wait before it was handed on.
+    held_since: when it came (``time.monotonic_ns``), where it had to wait before it was handed on. retained: it is not
+    new, but what the broker keeps for who subscribes.
     """
 
     topic: str
@@ -65,6 +66,7 @@ class Incoming:
     missing: int = 0
     finished: bool = False
     held_since: int = 0
+    retained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

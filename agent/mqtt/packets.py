@@ -236,7 +236,7 @@ def parse_publish(first: int, body: bytes, missing: int, v5: bool, epoch: int = 
     if qos:
         mid = int.from_bytes(body[at : at + 2])
         at += 2
-    message = Incoming(topic, b"", qos, mid, bool(first & 8), epoch, missing=missing)
+    message = Incoming(topic, b"", qos, mid, bool(first & 8), epoch, missing=missing, retained=bool(first & 1))
     if v5:
         if body[at : at + 1] == b"\0":
             at += 1

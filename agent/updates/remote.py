@@ -3,7 +3,8 @@ each model is retained beside it.
 
 The message's payload is empty, or JSON: ``{"parameters": {"action": "install", "release": 7}}``; action is ``install``
 (of what is due, or of the release that is named), ``check`` or ``rollback``. Where it brings a Response Topic, the
-status goes there, too, once it has come to its end; or ``{"error": {"code", "message"}}``.
+status goes there, too, once it has come to its end; or ``{"error": {"code", "message"}}``. What is retained there is
+no wish: it would come again with each connection.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class Remote:
         found = self.filter.match(message.topic)
         if found is None:
             return False
+        if message.retained:
+            log.warning("what is retained on '%s' is not done: publish without the retain flag", message.topic)
+            return True
         topic = self._reply_topic(message)
         correlation = message.correlation
 
