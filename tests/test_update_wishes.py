@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent.config.tables import Updates as Settings
 from agent.disk import Disk
+from agent.errors import ModelError
 from agent.repository.find import Found
 from agent.repository.reasons import Refused
 from agent.repository.release import Target
@@ -16,7 +17,7 @@ from agent.updates.journal import Record
 from agent.updates.status import Status
 from agent.updates.store import Store
 from agent.updates.updater import Updates
-from tests.updates.bare import MODEL, BareService, BareSteps, target
+from tests.updates.bare import MODEL, Bare, BareService, BareSteps, target
 
 Told = tuple[Status, Refused | None]
 
@@ -101,3 +102,20 @@ def test_a_rollback_that_comes_as_the_release_is_committed_takes_it_back_and_har
         committed(3)
     finally:
         updates.stop(10)
+
+
+def test_a_release_that_fails_gives_way_to_an_older_one_where_the_one_before_cannot_be_loaded(tmp_path: Path) -> None:
+    for number in (1, 2):
+        Bare(tmp_path).update(number)
+    device = Bare(tmp_path, {"probation": Refused("errors")})
+    back = device.service.back
+
+    def broken(model: str, target: Target | None) -> None:
+        if target is not None and target.release.release == 2:
+            raise ModelError("it can't be read")
+        back(model, target)
+
+    device.service.back = broken  # type: ignore[method-assign]
+    device.update(3)
+    assert device.serving == device.machine.status().serving.release == 1
+    assert device.machine.record.state == "rolled_back"

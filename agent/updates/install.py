@@ -46,13 +46,13 @@ POINTS = (
     "after tested",
     "before pending",
     "after pending",
-    "before probation",
-    "after probation",
     "before load",
     "after load",
     "before switch",
     "in the middle of switch",
     "after switch",
+    "before probation",
+    "after probation",
     "before commit",
     "in the middle of commit",
     "after commit",
@@ -323,7 +323,11 @@ class Install:
         reached("in the middle of rollback")
         self._mend(record)
         if self._service is not None:
-            self._service.back(self._model, record.committed)
+            try:
+                self._service.back(self._model, record.committed)
+            except Int8dError as e:  # after a restart it is not in memory any more, and now it can't be loaded
+                self._service.back(self._model, self.unloadable(e))
+                record = self.record
         reached("after rollback")
         return record
 
