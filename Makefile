@@ -9,6 +9,7 @@ STAMPS := .venv/.stamps
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 NETWORKS := $(patsubst %,models/zoo/%.int8.safetensors,resnet18 resnet50 mobilenet_v2 mobilenet_v3_large efficientnet_b0)
+TESTS_AT_ONCE ?= 3
 SANITIZERS := address,undefined thread
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DINT8D_PYTHON=OFF
 
@@ -70,8 +71,9 @@ $(STAMPS)/benchmark: $(STAMPS)/venv
 demo: $(STAMPS)/build
 	$(BIN)/int8d demo
 
+# Most tests wait for a process, a broker or a deadline: three files at a time keep two cores busy.
 test: $(STAMPS)/make $(STAMPS)/mosquitto $(STAMPS)/nginx $(STAMPS)/systemd test-native
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
 
 test-native: $(STAMPS)/venv
 	$(CMAKE) -S . -B build/tests -DINT8D_TESTS=ON > /dev/null

@@ -71,7 +71,7 @@ def _weights(node: g.Node, tensors: Mapping[str, g.Tensor], constants: Mapping[s
             panels = node.groups * _up(oc // node.groups, 64)
             # 3x3 kernels may be transformed, to 36 words of 16 bits.
             factor = 8 if (kh, kw) == (3, 3) and node.groups == 1 else _held(constants[node.weight])
-            return panels * (kh * kw * _up(per_group, 64) * factor + 8) + _SLACK
+            return panels * (kh * kw * _up(per_group, 64) * factor + 8) + 2 * _SLACK
         case g.Linear():
             n, k = (int(d) for d in constants[node.weight].shape)
             return _up(n, 64) * (_up(k, 64) * _held(constants[node.weight]) + 8) + _SLACK

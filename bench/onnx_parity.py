@@ -144,6 +144,8 @@ def _instrumented(path: Path, graph: g.Graph) -> tuple[Any, dict[str, str]]:
     known = {o.name for o in network.graph.output}
     network.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names.values() if n not in known)
     options = onnxruntime.SessionOptions()
+    # Without VNNI its products of u8 and s8 would be cut off at 16 bits.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(network.SerializeToString(), options, ["CPUExecutionProvider"])
     return session, names

@@ -129,6 +129,9 @@ def test_a_zero_point_for_each_channel_is_computed_in_float(tmp_path: Path) -> N
     assert np.abs(engine_of(imported).run({"x": as_graph(x)})["y"] - expected).max() <= 0.2 * 1.001
 
 
+@pytest.mark.skipif(
+    native.isas() == ["ref", "avx2"], reason="without VNNI, ONNX Runtime cuts these products of u8 and s8 at 16 bits"
+)
 def test_the_operator_form_of_onnx_runtime(tmp_path: Path) -> None:
     k = "com.microsoft::"
     constants = {

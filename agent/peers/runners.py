@@ -99,6 +99,8 @@ def _onnxruntime_session(network: Any, inputs: dict[str, Array], threads: int, r
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # Without VNNI its products of u8 and s8 would be cut off at 16 bits.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])

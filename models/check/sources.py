@@ -149,6 +149,8 @@ class OnnxSource:
         self._graph = {t.name: t for t in model.header.graph.tensors}
         network = onnx.load(path)
         options = onnxruntime.SessionOptions()
+        # Without VNNI its products of u8 and s8 would be cut off at 16 bits.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 3
         if layers:  # that a quantized tensor is an output does not keep a convolution from running in int8
             shown = {o.name for o in network.graph.output}
