@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from agent import graph as g
 from agent import load
+from agent.engine import native
 from agent.errors import ModelError
 from agent.modelfile import FORMAT, Header, assemble
 
