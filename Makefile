@@ -73,7 +73,7 @@ demo: $(STAMPS)/build
 
 # Most tests wait for a process, a broker or a deadline: three files at a time keep two cores busy.
 test: $(STAMPS)/make $(STAMPS)/mosquitto $(STAMPS)/nginx $(STAMPS)/systemd test-native
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 test-native: $(STAMPS)/venv
 	$(CMAKE) -S . -B build/tests -DINT8D_TESTS=ON > /dev/null

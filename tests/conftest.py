@@ -13,6 +13,13 @@ from tests.broker import Mosquitto
 from tests.http_agent import Served
 from tests.pki import make
 
+# What takes minutes begins first, so that `make test`, which runs files side by side, does not wait for it at its end.
+LONG = ("test_systemd.py", "test_imagenet.py", "test_under_fire.py", "test_update_kills.py", "test_workbench.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
