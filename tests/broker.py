@@ -7,11 +7,25 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.mqtt.embedded import free_port
 
 MOSQUITTO = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+
+
+def wait_listening(port: int, process: subprocess.Popen[bytes], why: Callable[[], str]) -> None:
+    """Until a server that has just been started takes connections. why: what to say where it has ended."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.2).close()
+            return
+        except OSError:
+            assert process.poll() is None, why()
+            assert time.monotonic() < until, "it does not listen"
+            time.sleep(0.02)
 
 
 class Mosquitto:
@@ -36,15 +50,7 @@ class Mosquitto:
     def start(self) -> None:
         self._process = subprocess.Popen([MOSQUITTO, "-c", str(self._config)], stdout=subprocess.DEVNULL,
                                          stderr=subprocess.DEVNULL)  # fmt: skip
-        until = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, "mosquitto ended; see its configuration"
-                assert time.monotonic() < until, "mosquitto does not listen"
-                time.sleep(0.02)
+        wait_listening(self.port, self._process, lambda: "mosquitto ended; see its configuration")
 
     @property
     def pid(self) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 from agent.mqtt.embedded import free_port
+from tests.broker import wait_listening
 
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 _CONFIG = """
@@ -49,15 +48,7 @@ class Nginx:
         config.write_text(_CONFIG.format(folder=folder, port=self.port, pki=pki, extra=extra, repository=repository,
                                          user=user))  # fmt: skip
         self._process = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(config)], stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, (folder / "error.log").read_text()
-                assert time.monotonic() < until, "nginx does not listen"
-                time.sleep(0.02)
+        wait_listening(self.port, self._process, (folder / "error.log").read_text)
 
     def log(self) -> list[str]:
         """Requests, in nginx's combined format."""

@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 
 from agent.disk import Disk
-from agent.errors import Int8dError
 from agent.repository.release import Target
 from agent.updates.status import Reason, State, Status, Version, job_of
 
@@ -131,9 +130,3 @@ def status(device: str, model: str, record: Record) -> Status:
         probation=record.probation,
         updated_unix_s=record.updated_unix_s,
     )
-
-
-def check_name(model: str) -> None:
-    """Raises ``Int8dError`` for what can't be a folder's name."""
-    if not model or "/" in model or model in (".", ".."):
-        raise Int8dError(f"'{model}' is not the name of a model")

@@ -211,6 +211,11 @@ def _stranger(role: str, w: World) -> None:
     """All that a role says is signed by keys that nobody named."""
     evil = w.fork()
     evil.signers[role] = [CryptoSigner.generate_ed25519() for _ in evil.signers[role]]
+    _says_more(evil, role)
+
+
+def _says_more(evil: Simulator, role: str) -> None:
+    """Publishes what the role has to sign."""
     if role == "root":
         evil.root.signed.version += 1
         evil.write_root()
@@ -222,12 +227,7 @@ def _stranger(role: str, w: World) -> None:
 def _one_short(role: str, w: World) -> None:
     evil = w.fork()
     evil.signers[role] = evil.signers[role][:1]
-    if role == "root":
-        evil.root.signed.version += 1
-        evil.write_root()
-    else:
-        evil.add(3, NEW)
-        evil.publish()
+    _says_more(evil, role)
 
 
 def _answers(end: str, how: hostile.Hostile, w: World, **settings: object) -> None:
