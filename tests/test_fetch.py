@@ -106,6 +106,23 @@ def test_a_server_that_gives_another_part_is_no_repository(web: Web, tmp_path: P
     assert caught.value.code == "not_a_repository"
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.2], ids=["at once", "after the signed bytes have been read"])
+def test_of_a_server_that_sends_more_than_is_signed_nothing_is_kept(web: Web, tmp_path: Path, pause_s: float) -> None:
+    def more(handler: Handler, data: bytes) -> None:
+        handler.head(200, None)
+        handler.body(data, 0, piece=len(data), pause_s=pause_s)
+        handler.body(b"more", len(data))
+
+    web.hostile[PATH] = more
+    ask = _ask(web, tmp_path / "staging")
+    with pytest.raises(Refused, match="that are signed") as caught:
+        _fetch(ask)
+    assert caught.value.code == "endless_data"
+    assert Path(ask.part).read_bytes() == b""
+    web.hostile.clear()
+    assert _fetch(ask) == Fetched(len(MODEL), len(MODEL))
+
+
 @pytest.mark.parametrize("part", [bytes(300_000), MODEL[:-1] + b"?", MODEL + b"more"], ids=["zeros", "wrong", "longer"])
 def test_a_part_that_a_power_cut_spoiled_is_fetched_anew(web: Web, tmp_path: Path, part: bytes) -> None:
     ask = _ask(web, tmp_path / "staging")

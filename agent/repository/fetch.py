@@ -129,8 +129,11 @@ class _Part:
         self.have = 0
 
     def append(self, data: bytes) -> None:
-        """Raises ``OSError``, and ``Refused("endless_data")`` past the signed length."""
+        """Raises ``OSError``, and ``Refused("endless_data")`` past the signed length; nothing is kept then, for whether
+        the signed bytes were whole before the rest came would be chance.
+        """
         if len(data) > self.left:
+            self.restart()
             raise Refused(
                 "endless_data", f"'{self.path}' is longer than the {self._target.bytes} bytes that are signed"
             )
