@@ -137,10 +137,11 @@ def test_losses_and_lost_connections_cost_nothing(serve, broker: Mosquitto, repo
     stack.callback(line.close)
     transport = over_mqtt(line.port, request_timeout_s=0.2)
     stack.callback(transport.close)
-    assert _whole(transport, length=1_000_000) == (repository / BIG).read_bytes()[:1_000_000]
-    assert line.lost["up"] > 0
-    assert line.lost["down"] > 0
-    assert line.ended > 0
+    for _ in range(30):  # which messages fall into whose lot depends on the threads' order
+        assert _whole(transport, length=500_000) == (repository / BIG).read_bytes()[:500_000]
+        if line.lost["up"] and line.lost["down"] and line.ended:
+            return
+    pytest.fail(f"the line did no harm: {line.lost}, {line.ended} connections ended")
 
 
 def test_a_server_that_is_told_to_stop_stops(serve) -> None:
