@@ -29,15 +29,17 @@ class World:
         self.updates = Updates("box1", [MODEL], Store(folder, disk), Settings(interval=0), BareSteps(), disk)  # type: ignore[arg-type]
         ask = self.updates.ask
 
-        def asked(model: str, action: str, answer: object, release: int | None = None) -> None:
-            ask(model, action, answer, release)  # type: ignore[arg-type]
+        def asked(model: str, action: str, answer: object, release: int | None = None, message: str = "") -> None:
+            ask(model, action, answer, release, message)  # type: ignore[arg-type]
             self.asked.append((action, release))
 
         self.updates.ask = asked  # type: ignore[method-assign, assignment]
         self.remote = Remote("int8d/box1", self.updates, self.sent.append, lambda m: m.response_topic)
 
-    def take(self, payload: bytes, topic: str = LOAD, retained: bool = False) -> bool:
-        message = Incoming(topic, payload, 1, 1, False, 1, "me/reply", b"7", retained=retained)
+    def take(
+        self, payload: bytes, topic: str = LOAD, retained: bool = False, mid: int = 1, duplicate: bool = False
+    ) -> bool:
+        message = Incoming(topic, payload, 1, mid, duplicate, 1, "me/reply", b"7", retained=retained)
         return self.remote.take(message)
 
     def error(self) -> str:
@@ -103,6 +105,17 @@ def test_too_many_wishes_are_refused(world: World) -> None:
 def test_what_is_retained_is_no_wish(world: World) -> None:
     assert world.take(b'{"parameters": {"action": "rollback"}}', retained=True)
     assert world.asked == world.sent == []
+
+
+def test_what_the_broker_delivers_twice_is_done_once(world: World) -> None:
+    back = b'{"parameters": {"action": "rollback"}}'
+    world.take(back, mid=5)
+    world.take(back, mid=5, duplicate=True)
+    assert world.asked == [("rollback", None)]
+    world.take(back, mid=6, duplicate=True)  # the first time, it was lost on its way here
+    world.take(b"", mid=5, duplicate=True)  # another one, under an old number
+    assert world.asked == [("rollback", None), ("rollback", None), ("install", None)]
+    assert world.sent == []
 
 
 def test_other_topics_are_left_to_others(world: World) -> None:

@@ -20,7 +20,8 @@ import msgspec
 from agent.errors import Int8dError
 from agent.repository.reasons import Refused
 from agent.updates.status import Reason, Status
-from agent.updates.updater import Action, Updates
+from agent.updates.updater import Updates
+from agent.updates.wishes import Action
 
 log = logging.getLogger(__name__)
 _NAME = "control"

@@ -35,6 +35,8 @@ PASSING = frozenset({"unreachable", "not_found", "not_a_repository", "too_slow",
                      "no_space", "disk", "clock", "expired", "interrupted", "withdrawn"})  # fmt: skip
 PASSING_LATER = frozenset({"no_space", "disk", "interrupted"})  # once the file is here
 POINTS = (
+    "before asked",
+    "after asked",
     "before begin",
     "after begin",
     "before fetch",

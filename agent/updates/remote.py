@@ -2,29 +2,34 @@
 each model is retained beside it.
 
 The message's payload is empty, or JSON: ``{"parameters": {"action": "install", "release": 7}}``; action is ``install``
-(of what is due, or of the release that is named), ``check`` or ``rollback``. Where it brings a Response Topic, the
+(of what is due, or of the release that is named), ``check`` or ``rollback`` (where a release is named, of that one
+alone). It is acknowledged once the wish is on the disk. Where it brings a Response Topic, the
 status goes there, too, once it has come to its end; or ``{"error": {"code", "message"}}``. What is retained there is
 no wish: it would come again with each connection.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 
 import msgspec
 
 from agent.errors import Int8dError
+from agent.logs import Sparing
 from agent.mqtt.messages import Incoming, Outgoing
 from agent.mqtt.routes import Filter
 from agent.repository.reasons import Refused
 from agent.updates.status import Status
-from agent.updates.updater import Action, Updates
+from agent.updates.updater import Updates
+from agent.updates.wishes import Action
 from agent.wire import oip
 
 log = logging.getLogger(__name__)
 _JSON = "application/json"
 _MOST_BYTES = 4096
+_LOG_S = 10.0  # one line of a kind, whatever is asked for
 
 
 class _Parameters(msgspec.Struct, frozen=True):
@@ -49,6 +54,7 @@ class Remote:
         self._models = f"{base}/v2/repository/models"
         self.filter = Filter(f"{self._models}/+/load")
         self._updates, self._publish, self._reply_topic = updates, publish, reply_topic
+        self._logged = Sparing(_LOG_S)
 
     def take(self, message: Incoming) -> bool:
         """Does what the message asks for, in the background, if it is one for us."""
@@ -68,8 +74,12 @@ class Remote:
             if len(message.payload) > _MOST_BYTES or message.missing:
                 raise Int8dError(f"the payload has more than {_MOST_BYTES} bytes")
             wish = msgspec.json.decode(message.payload, type=_Load) if message.payload.strip() else _Load()
-            self._updates.ask(found[0], wish.parameters.action, answer, wish.parameters.release)
-            log.info("model %s: %s is asked for over MQTT", found[0], wish.parameters.action)
+            model, action, sign = found[0], wish.parameters.action, _sign(message)
+            if message.duplicate and self._updates.has_asked(model, sign):
+                log.info("model %s: that %s comes again, and is known", model, action)
+                return True
+            self._updates.ask(model, action, answer, wish.parameters.release, sign)
+            self._log(f"model {model}: {action} is asked for over MQTT")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             self._answer(topic, correlation, None, ("invalid_input", f"not understood: {e}"))
         except Refused as e:
@@ -91,8 +101,21 @@ class Remote:
         self, topic: str | None, correlation: bytes | None, status: Status | None, error: tuple[str, str] | None
     ) -> None:
         if error is not None:
-            log.info("a load is refused: %s: %s", *error)
+            self._log("a load is refused: " + ": ".join(error), kind=error[0])
         if topic is None:
             return
         payload = msgspec.json.encode(status) if error is None else oip.error(*error, None)
         self._publish(Outgoing(topic, payload, 1, False, correlation, None, _JSON))
+
+    def _log(self, text: str, kind: str = "") -> None:
+        due = self._logged.due(kind or text)
+        if due:
+            log.info("%s%s", text, f" ({due - 1} more since the last that was logged)" if due > 1 else "")
+
+
+def _sign(message: Incoming) -> str:
+    """What a message is known by where the broker delivers it again; empty for QoS 0, which it does not."""
+    if not message.qos:
+        return ""
+    body = hashlib.sha256(message.payload + b"\0" + (message.correlation or b"")).hexdigest()
+    return f"{message.mid}:{body[:16]}"

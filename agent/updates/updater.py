@@ -3,14 +3,13 @@
     updates = of(config)
     files = updates.recover()                   # by model: what to serve
     updates.start(live, tell)                   # tell(status): whenever one changes
-    updates.ask("digits", "install", answer)    # from any thread
+    updates.ask("digits", "install", answer)    # from any thread; survives this process
 
 Each model has a thread of its own, so that going back never waits for another model's probation.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import importlib.util
 import logging
@@ -20,9 +19,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from agent.config.tables import Config
 from agent.config.tables import Updates as Settings
@@ -31,19 +29,17 @@ from agent.errors import ConfigError, Int8dError
 from agent.repository.find import Found
 from agent.repository.reasons import Refused
 from agent.repository.release import Target
-from agent.updates import service
+from agent.updates import install, service
 from agent.updates.install import Install
 from agent.updates.journal import Journal, Record
 from agent.updates.status import Reason, Status
 from agent.updates.steps import Children
 from agent.updates.store import Store
+from agent.updates.wishes import Action, Answer, Wish, Wishes
 
 log = logging.getLogger(__name__)
-Action = Literal["check", "install", "rollback"]
-Answer = Callable[[Status, Refused | None], None]
 Tell = Callable[[Status], None]
 _JITTER = 0.1  # of the interval, so that a fleet does not come as one
-_MOST_WAITING = 32  # wishes for one model
 
 
 class Steps(service.Steps, Protocol):
@@ -66,14 +62,14 @@ class Updates:
             model: _Turn(
                 model,
                 Install(device, model, self._store, Journal(self._store.of(model), disk), steps, settings),
-                steps, settings, self._finding, self._tidy,
+                Wishes(self._store.of(model), disk), steps, settings, self._finding, self._tidy,
             )
             for model in models
         }  # fmt: skip
 
     def recover(self) -> dict[str, Target | None]:
         """By model, what to serve; None: the file that int8d.toml names."""
-        return {model: turn.machine.recover() for model, turn in self._turns.items()}
+        return {model: turn.recover() for model, turn in self._turns.items()}
 
     def unloadable(self, model: str, error: Int8dError) -> Target | None:
         """What to serve instead of what ``recover`` gave, which can't be loaded."""
@@ -88,17 +84,22 @@ class Updates:
         for turn in self._turns.values():
             turn.start(live, tell)
 
-    def ask(self, model: str, action: Action, answer: Answer, release: int | None = None) -> None:
-        """Has something done, in its turn. answer(status, why not): once it has come to its end, from another thread.
-        Raises ``Refused`` where too many wait already.
+    def ask(self, model: str, action: Action, answer: Answer, release: int | None = None, message: str = "") -> None:
+        """Has something done, in its turn, by this process or the next. answer(status, why not): once it has come to
+        its end, from another thread. message: what asks, so that it is known where it comes again. Raises ``Refused``
+        where too many wait already.
         """
-        self._turn(model).ask(_Wish(action, release, answer))
+        self._turn(model).ask(Wish(action, release, answer), message)
+
+    def has_asked(self, model: str, message: str) -> bool:
+        """Whether that message has been taken already."""
+        return self._turn(model).wishes.known(message)
 
     def perform(self, model: str, action: Action, tell: Tell, release: int | None = None) -> Status:
         """Without ``start``: here and now; what is installed becomes pending. Raises ``Refused``."""
         for turn in self._turns.values():  # what the others need must not be tidied away
             turn.machine.read()
-        return self._turn(model).perform(_Wish(action, release, lambda status, why: None), tell)
+        return self._turn(model).perform(Wish(action, release), tell)
 
     def status(self, model: str) -> Status:
         """Of one model."""
@@ -174,22 +175,13 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-@dataclass(frozen=True)
-class _Wish:
-    action: Action
-    release: int | None
-    answer: Answer
-    of: Target | None = None  # a rollback: what was on its way, and has been told to end
-
-
 class _Turn:
     """One model's thread."""
 
-    def __init__(self, model: str, machine: Install, steps: Steps, settings: Settings, finding: threading.Lock,
-                 tidy: Callable[[], None]) -> None:  # fmt: skip
-        self._model, self.machine, self._steps, self._settings = model, machine, steps, settings
-        self._finding, self._tidy = finding, tidy
-        self._wishes: queue.Queue[_Wish | None] = queue.Queue(_MOST_WAITING)
+    def __init__(self, model: str, machine: Install, wishes: Wishes, steps: Steps, settings: Settings,
+                 finding: threading.Lock, tidy: Callable[[], None]) -> None:  # fmt: skip
+        self._model, self.machine, self.wishes = model, machine, wishes
+        self._steps, self._settings, self._finding, self._tidy = steps, settings, finding, tidy
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # of the next, and of telling what is on its way to end
         self._updating = False
@@ -199,28 +191,39 @@ class _Turn:
         self.machine.attach(live, tell)
         self._thread.start()
 
-    def ask(self, wish: _Wish) -> None:
-        if wish.action == "rollback":
-            with self._lock:
-                if self._updating:
-                    self.machine.back_by_hand()
-                    wish = replace(wish, of=self.machine.record.target)
-        try:
-            self._wishes.put_nowait(wish)
-        except queue.Full:
-            raise Refused("busy", f"{_MOST_WAITING} wishes for model '{self._model}' wait already") from None
+    def recover(self) -> Target | None:
+        """See ``Install.recover``; and what somebody wants to have taken back does not serve once more."""
+        serving, machine = self.machine.recover(), self.machine
+        self.wishes.read()
+        target = machine.record.target
+        if machine.record.under_way and target is not None and self.wishes.to_take_back(target.sha256):
+            machine.give_up(Refused("by_hand"))
+            return machine.record.serving
+        return serving
+
+    def ask(self, wish: Wish, message: str) -> None:
+        install.reached("before asked")
+        with self._lock:
+            target, ends = self.machine.record.target, False
+            if wish.action == "rollback" and self._updating and target is not None:
+                ends = wish.release in (None, target.release.release)
+            if ends and target is not None:
+                wish.of = target.sha256
+            self.wishes.put(wish, message)
+            install.reached("after asked")
+            if ends:
+                self.machine.back_by_hand()
 
     def end(self) -> None:
         self._stopping.set()
         self.machine.end()
-        with contextlib.suppress(queue.Full):
-            self._wishes.put_nowait(None)
+        self.wishes.wake()
 
     def join(self, timeout: float) -> None:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    def perform(self, wish: _Wish, tell: Tell) -> Status:
+    def perform(self, wish: Wish, tell: Tell) -> Status:
         self.machine.attach(None, tell)
         if wish.action == "rollback" and self.machine.record.under_way:
             self.machine.give_up(Refused("by_hand"))
@@ -242,13 +245,15 @@ class _Turn:
         due = time.monotonic() + random.uniform(0, min(interval, 60) * _JITTER) if interval else float("inf")
         while not self._stopping.is_set():
             try:
-                wish = self._wishes.get(timeout=max(0.0, due - time.monotonic()) if interval else None)
+                wish = self.wishes.take(max(0.0, due - time.monotonic()) if interval else None)
             except queue.Empty:
                 due = time.monotonic() + interval * random.uniform(1 - _JITTER, 1 + _JITTER)
                 self._guarded(lambda: self._install(None))
                 continue
             if wish is not None and not self._stopping.is_set():
                 why = self._guarded(lambda wish=wish: self._do(wish))  # type: ignore[misc]
+                if not (self._stopping.is_set() and why is not None and why.code == "interrupted"):
+                    self.wishes.done(wish)
                 wish.answer(self.machine.status(), why)
 
     def _guarded(self, action: Callable[[], None]) -> Refused | None:
@@ -262,18 +267,35 @@ class _Turn:
             return Refused("internal", f"{type(e).__name__}: {e}")
         return None
 
-    def _do(self, wish: _Wish) -> None:
+    def _do(self, wish: Wish) -> None:
         if wish.action == "check":
             self._find(None)
             self.machine.tell()
         elif wish.action == "install":
-            self._install(wish.release)
-        elif wish.of is None or wish.of == self.machine.record.committed:  # or it was too late to end it
-            self.machine.roll_back_committed(Refused("by_hand"))
-            self._tidy()
+            if self._begin(wish.release):
+                self.wishes.done(wish)
+                self._go_on()
+        else:
+            self._back(wish)
 
     def _install(self, wanted: int | None) -> None:
         """What is due, or the release that is wanted, to its end. Raises ``Refused`` for any but a good one."""
+        if self._begin(wanted):
+            self._go_on()
+
+    def _back(self, wish: Wish) -> None:
+        committed = self.machine.record.committed
+        if wish.of is not None and (committed is None or committed.sha256 != wish.of):
+            return  # it has been taken back
+        if wish.release is not None and (committed is None or committed.release.release != wish.release):
+            raise Refused("not_installed", f"release {wish.release} is not what serves here")
+        if committed is not None:
+            self.wishes.takes_back(wish, committed.sha256)
+        self.machine.roll_back_committed(Refused("by_hand"))
+        self._tidy()
+
+    def _begin(self, wanted: int | None) -> bool:
+        """Whether there is an update to go on with. Raises ``Refused``."""
         machine = self.machine
         if machine.record.under_way and machine.record.state != "fetching":
             self._go_on()
@@ -287,12 +309,12 @@ class _Turn:
             self._tidy()
         if target is None or (record.committed is not None and target.sha256 == record.committed.sha256):
             machine.tell()
-            return
+            return False
         if wanted is not None:
             machine.allow(target.sha256)
         if not (record.state == "fetching" and record.target == target):
             machine.begin(target)
-        self._go_on()
+        return True
 
     def _find(self, wanted: int | None) -> Found:
         machine = self.machine
