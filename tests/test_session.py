@@ -61,6 +61,15 @@ def test_no_more_publications_are_under_way_than_the_broker_takes(scripted, sess
     assert eventually(lambda: confirmed == [1])
 
 
+@pytest.mark.parametrize(("hangs_up", "level"), [(1, 5), (2, 4), (4, 5)])
+def test_mqtt_5_is_given_up_where_a_broker_hangs_up_on_it_twice(scripted, session, hangs_up: int, level: int) -> None:
+    session(protocol="auto")
+    for _ in range(hangs_up):
+        scripted.accept(None)
+        scripted.hang_up()
+    assert scripted.accept(None)[6] == level
+
+
 def test_what_a_broker_delivers_past_the_receive_maximum_waits_in_order(scripted, session) -> None:
     me = session(receive_maximum=2)
     scripted.accept(RESUMED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import threading
@@ -15,6 +16,7 @@ import pytest
 from agent.daemon import EXIT_CONFIG
 from models.repository.expiry import Expiry
 from tests.chaos import faults
+from tests.updates.bare import Bare, FullDisk
 from tests.updates.device import Device, copied, prepare
 from tests.updates.web import Handler
 
@@ -155,6 +157,27 @@ def test_what_the_journal_has_no_room_for_does_not_serve(disk: faults.Disk, make
     assert device.answers() == 1
     disk.free()
     assert device.load()["committed"]["release"] == 2  # it was not the release's fault
+
+
+def test_what_has_served_well_waits_for_room_to_be_committed(tmp_path: Path) -> None:
+    disk = FullDisk()
+    device = Bare(tmp_path, disk=disk)
+    device.update(1)
+    told, windows = [], itertools.count(1)
+    device.machine.attach(device.service, told.append)
+
+    def probation(model: str, tell: object, stop: threading.Event) -> None:
+        disk.full = next(windows) < 3
+
+    device.service.probation = probation  # type: ignore[method-assign]
+    device.update(2)
+    assert device.serving == device.machine.record.committed.release.release == 2
+    waiting = [s for s in told if s.repository is not None]
+    assert {(s.state, s.step, s.serving.release, s.repository.code) for s in waiting} == {
+        ("pending", "probation", 2, "no_space")
+    }
+    assert next(windows) == 4
+    assert (told[-1].state, told[-1].repository) == ("committed", None)
 
 
 def test_with_a_disk_that_has_become_read_only_the_committed_release_serves(

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests.updates.bad import golden_differs, sign
-from tests.updates.device import QUICK, Device
+from tests.updates.device import ENDED, QUICK, Device
 from tests.updates.traffic import Traffic
 
 MODULE = "tests.updates.planted"
-PLANT = {"PLANT": "4:hang 5:crash 6:die"}
+PLANT = {"PLANT": "4:hang 5:crash 6:die 7:stuck"}
 
 
 @pytest.fixture(scope="module")
@@ -69,24 +69,43 @@ def test_what_crashes_is_tried_again_when_somebody_asks_and_not_before(device: D
     assert traffic.failed == set()
 
 
-def test_what_kills_the_daemon_as_it_is_loaded_has_three_starts(device: Device) -> None:
+def test_what_kills_the_daemon_as_it_is_loaded_has_three_starts(device: Device, tmp_path: Path) -> None:
     device.publish(6)
+    die = tmp_path / "die"
+    plant = PLANT | {"PLANT_DIE": str(die)}
+    device.agent.kill()
+    device.restart(plant)
     with Traffic(device.broker.port) as traffic:
         device.ask()
         for _ in range(3):
-            assert device.agent.process.wait(30) == -11, device.agent.log()
-            device.restart(PLANT)
+            device.wait(lambda s: s["step"] == "load")
             assert traffic.after(2) == {1}
-        status = device.status()
+            die.touch()
+            assert device.agent.process.wait(30) == -11, device.agent.log()
+            die.unlink()
+            device.drain()
+            device.restart(plant)
+        status = device.wait(lambda s: s["state"] in ENDED)
         rolled_back(status, 6, "failed_starts")
         assert status["starts"] == 3
         assert traffic.after(20) == {1}
         assert device.agent.process.poll() is None
     assert traffic.shown == {1}
     device.agent.kill()
-    device.restart()  # it is mended
+    device.restart({"PLANT": "7:stuck"})  # that one is mended
     assert device.command("install", "--release", "6").returncode == 0
     assert device.answers() == 6
+
+
+def test_what_never_comes_back_from_being_loaded_costs_no_message_and_no_restart(device: Device) -> None:
+    device.publish(7)
+    with Traffic(device.broker.port) as traffic:
+        rolled_back(device.load(), 7, "hung")
+        device.publish(8)
+        assert device.load()["state"] == "committed"
+        assert traffic.after() == {8}
+    assert traffic.shown == {6, 8}
+    assert traffic.failed == set()
 
 
 @pytest.mark.parametrize(

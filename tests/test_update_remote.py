@@ -107,13 +107,13 @@ def test_what_is_retained_is_no_wish(world: World) -> None:
     assert world.asked == world.sent == []
 
 
-def test_what_the_broker_delivers_twice_is_done_once(world: World) -> None:
+def test_a_rollback_that_the_broker_delivers_twice_is_done_once(world: World) -> None:
     back = b'{"parameters": {"action": "rollback"}}'
     world.take(back, mid=5)
     world.take(back, mid=5, duplicate=True)
     assert world.asked == [("rollback", None)]
     world.take(back, mid=6, duplicate=True)  # the first time, it was lost on its way here
-    world.take(b"", mid=5, duplicate=True)  # another one, under an old number
+    world.take(b"", mid=5, duplicate=True)
     assert world.asked == [("rollback", None), ("rollback", None), ("install", None)]
     assert world.sent == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import queue
 import shutil
@@ -25,7 +24,7 @@ from agent.updates.status import Status
 from agent.updates.store import Store
 from agent.updates.updater import Updates
 from agent.updates.wishes import Wish, Wishes
-from tests.updates.bare import MODEL, Bare, BareService, BareSteps, target
+from tests.updates.bare import MODEL, Bare, BareService, BareSteps, FullDisk, target
 
 Told = tuple[Status, Refused | None]
 
@@ -50,17 +49,6 @@ class Service(BareService):
 
     def back(self, model: str, target: Target | None) -> None:
         self.serving = target
-
-
-class FullDisk(Disk):
-    """full: takes nothing more."""
-
-    full = False
-
-    def write(self, path: Path, data: bytes, mode: int = 0o644) -> None:
-        if self.full:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        super().write(path, data, mode)
 
 
 def test_what_the_journal_has_no_room_for_does_not_begin_and_the_status_says_why(tmp_path: Path) -> None:

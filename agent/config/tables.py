@@ -226,8 +226,9 @@ class Updates(Table, frozen=True):
     over ``stall_s``, else the repository counts as too slow. request_timeout_s: for one piece over MQTT, a connection
     over HTTPS.
 
-    test_timeout_s: of the test before it is loaded. latency_budget_ms: of its median run in that test; 0: the shortest
-    deadline of the model's routes. memory_budget_bytes: that loading and running it adds to a process; 0: no limit.
+    test_timeout_s: of the test before it is loaded, and of loading it. latency_budget_ms: of its median run in that
+    test; 0: the shortest deadline of the model's routes. memory_budget_bytes: that loading and running it adds to a
+    process; 0: no limit.
     shadow_s: how long it looks on at live inputs before it serves; min_agreement: with the model in service, 0..1.
     probation_s: how long it must serve well until it is committed: at most ``max_error_rate`` of its requests more
     failing than before, p99 at most ``max_slowdown`` times that of the one before. max_starts: of the process during

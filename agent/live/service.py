@@ -7,6 +7,7 @@ stays loaded until its probation is over, so that going back takes no longer tha
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 from collections.abc import Callable, Mapping
 
@@ -16,6 +17,7 @@ from agent.live.models import Loaded, Models
 from agent.live.probation import Probation, Watch
 from agent.live.shadow import Shadow
 from agent.memory import give_back
+from agent.repository.reasons import Refused
 from agent.repository.release import Target
 from agent.serving.worker import Workers
 from agent.telemetry.stats import Snapshot, Stats
@@ -52,12 +54,32 @@ class LiveService:
         self._about = threading.Lock()
 
     def load(self, model: str, target: Target | None) -> None:
+        """Where it does not come to its end in time, a thread is left behind; the service goes on without it."""
+        ended: queue.SimpleQueue[Loaded | BaseException] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                ended.put(self._warm(model, target))
+            except BaseException as e:
+                ended.put(e)
+
+        threading.Thread(target=work, name=f"load-{model}", daemon=True).start()
+        seconds = self._settings.test_timeout_s
+        try:
+            loaded = ended.get(timeout=seconds)
+        except queue.Empty:
+            raise Refused("hung", f"it was not loaded and warm within updates.test_timeout_s, {seconds:g} s") from None
+        if isinstance(loaded, BaseException):
+            raise loaded
+        self._candidates[model] = loaded
+
+    def _warm(self, model: str, target: Target | None) -> Loaded:
         loaded = self._models.load(model, target, 0.0)  # the tuner has had its time in the release's test
         for predictor in loaded.predictors:
             inputs = noise(predictor.engine)
             for _ in range(_WARM_RUNS):
                 predictor.engine.run(inputs)
-        self._candidates[model] = loaded
+        return loaded
 
     def shadow(self, model: str, tell: Tell, stop: threading.Event) -> None:
         shadow = Shadow(self._candidates[model].predictors[0], self._models.loaded[model].predictors)

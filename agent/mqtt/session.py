@@ -28,7 +28,9 @@ from agent.mqtt.tls import explain
 log = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 10.0
 _INFLIGHT_311 = 1000  # MQTT 3.1.1 brokers don't say how many they take
-_NOT_UNDERSTOOD = ("hung up", "no answer", packets.reason_name(packets.UNSUPPORTED_VERSION))
+# What a broker does that does not know MQTT 5, and how often until that is believed: one that starts, or whose TLS a
+# port scan has upset, hangs up once on anybody.
+_NOT_UNDERSTOOD = {"hung up": 2, "no answer": 1, packets.reason_name(packets.UNSUPPORTED_VERSION): 1}
 
 
 class Session:
@@ -56,6 +58,7 @@ class Session:
         self._subscriptions, self._most = list(subscriptions), most
         self._on_connected = on_connected
         self._v5 = settings.protocol != "3.1.1"
+        self._not_understood = 0  # in a row, without an answer in MQTT
         self._in = Inflow(on_message, settings.receive_maximum, most_held)
         self._out = Outflow(self._v5)
         self.refusal: str | None = None  # why there is no connection
@@ -251,8 +254,12 @@ class Session:
         self._out.end()
 
     def _change_protocol(self) -> None:
-        """Under ``auto``, a broker that hangs up on MQTT 5 before it ever accepted us gets 3.1.1 next, and in turn."""
-        if self._settings.protocol == "auto" and not self.epoch and self.refusal in _NOT_UNDERSTOOD:
+        """Under ``auto``, a broker that seems not to know MQTT 5 and never accepted us gets 3.1.1 next, and in turn."""
+        if self._settings.protocol != "auto" or self.epoch or self.refusal not in _NOT_UNDERSTOOD:
+            return
+        self._not_understood += 1
+        if self._not_understood >= _NOT_UNDERSTOOD[self.refusal]:
+            self._not_understood = 0
             self._v5 = self._out.v5 = not self._v5
             log.info("trying MQTT %s", self.version)
 

@@ -40,7 +40,7 @@ CODES = {
     "latency_budget": "slower than its budget on this box",
     "memory_budget": "takes more memory than its budget",
     "crashed": "the process that tested it died",
-    "hung": "the test did not end in time",
+    "hung": "its test, or loading it, did not end in time",
     "shadow_errors": "it failed on live inputs that the model in service answers",
     "shadow_disagrees": "it agrees with the model in service less often than updates.min_agreement",
     "failed_starts": "the service did not live through its probation",

@@ -193,8 +193,7 @@ class Install:
                                 test={}, shadow={}, probation={})  # fmt: skip
         except OSError as e:
             why = of_disk(e)
-            self.repository = Reason(why.code, str(why))  # nobody may have asked, so that the status must say it
-            self.tell()
+            self._say(why)  # nobody may have asked, so that the status must
             raise why from e
         reached("after begin")
         self.tell()
@@ -250,11 +249,17 @@ class Install:
         self._journal.remember(step="probation")
         self.tell()
         reached("before probation")
-        self._service.probation(self._model, self._probation, self._stop)
-        self._check()
-        reached("after probation")
-        self._commit(self._service)
-        return False
+        while True:
+            self._service.probation(self._model, self._probation, self._stop)
+            self._check()
+            reached("after probation")
+            try:
+                self._commit(self._service)
+            except OSError as e:  # no fault of the release: it stays on probation until there is room to note its end
+                self._say(of_disk(e))
+                self._stop.wait(_TELL_S)
+            else:
+                return False
 
     def _bring_in(self, service: Service) -> None:
         record, target = self.record, self._target()
@@ -283,6 +288,7 @@ class Install:
         record = self._journal.write(state="committed", step="", committed=target, previous=record.committed,
                                      switched=False, floor=number, reason=None)  # fmt: skip
         reached("in the middle of commit")
+        self.repository = None
         self._mend(record)  # it is committed, whatever becomes of the links
         service.keep(self._model)
         reached("after commit")
@@ -395,6 +401,12 @@ class Install:
             return self._journal.remember(**changes)
 
     # What is told on the way
+
+    def _say(self, why: Refused) -> None:
+        """What is in the way, and is not the release's fault."""
+        log.warning("model %s: release %s waits: %s: %s", self._model, _name(self.record.target), why.code, why)
+        self.repository = Reason(why.code, str(why))
+        self.tell()
 
     def _progress(self, done: int) -> None:
         self._done = done

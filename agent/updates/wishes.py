@@ -1,5 +1,5 @@
 """What somebody has asked for of one model's updates and is not done yet: on the disk before the message that asks is
-acknowledged, so that a death loses none of it; and each message once, though it comes twice.
+acknowledged, so that a death loses none of it.
 
 A ``check`` is not kept: its answer would be late for who asked. An ``install`` is kept until the journal has the
 update; a ``rollback`` says what it takes back as soon as that is known, so that it is not taken back twice.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from collections.abc import Callable
@@ -26,6 +27,17 @@ def target(number: int) -> Target:
 
 def text(number: int) -> bytes:
     return f"release {number}\n".encode() * 50
+
+
+class FullDisk(Disk):
+    """full: takes nothing more."""
+
+    full = False
+
+    def write(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        super().write(path, data, mode)
 
 
 class BareSteps:
@@ -84,9 +96,15 @@ class BareService:
 class Bare:
     """A device that has just started from ``folder``; the first thing it did was to recover."""
 
-    def __init__(self, folder: Path, fails: dict[str, Refused] | None = None, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fails: dict[str, Refused] | None = None,
+        settings: Settings | None = None,
+        disk: Disk | None = None,
+    ) -> None:
         fails = fails or {}
-        disk = Disk()
+        disk = disk or Disk()
         self.store = Store(folder, disk)
         journal = Journal(self.store.of(MODEL), disk)
         self.machine = Install("box1", MODEL, self.store, journal, BareSteps(**fails), settings or Settings())

@@ -1,5 +1,5 @@
 """The daemon that is killed where KILL_AT says: at a point of ``agent.updates.install.POINTS``, or ``in fetch`` when
-the first bytes have come.
+the first bytes have come. Or it waits before a switch until the file HOLD_UNTIL is there.
 
     KILL_AT="before switch" python -m tests.updates.killed run --config int8d.toml
 """
@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 from agent import cli
 from agent.updates import child, install
 
-AT = os.environ.get("KILL_AT", "")
+AT, HOLD = os.environ.get("KILL_AT", ""), os.environ.get("HOLD_UNTIL", "")
 
 
 def _die(point: str) -> None:
     if point == AT:
         os.kill(os.getpid(), signal.SIGKILL)
+    while point == "before switch" and HOLD and not os.path.exists(HOLD):
+        time.sleep(0.02)
 
 
 def _run(step: str, ask: Any, reply: Any, timeout_s: float, progress: Any = lambda done: None, *args: Any,

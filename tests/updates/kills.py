@@ -105,10 +105,12 @@ def play(kill: Kill, prepared: Path, folder: Path) -> Outcome:
         kill.way.act(device)
         assert device.agent.process.wait(30) == -9, device.agent.log()
         device.web.hostile.clear()
-        device.restart()
+        seen = folder / "seen"
+        device.restart({"HOLD_UNTIL": str(seen)})  # what serves first can be looked at for as long as that takes
         serves = device.answers()
         status = device.status()
         says, state = status["serving"]["release"], status["state"]
+        seen.touch()
         device.wait(lambda s: s["state"] in ENDED and s["target"]["release"] == 2)  # nobody asks again
         return Outcome(state, serves, says, device.answers())
     finally:

@@ -3,8 +3,9 @@
     PLANT="2:crash 3:die" python -m tests.updates.planted run --config int8d.toml
 
 In the release's test: ``crash`` ends the child as a bad kernel would (SIGSEGV), ``hang`` never comes back. In the
-daemon: ``die`` ends it half a second after it began to load the release. On live inputs, once it looks on: ``shadow``
-raises. Once it serves: ``raise`` fails on every second input, ``slow`` takes 20 ms longer, ``nan`` answers with NaN.
+daemon: ``die`` ends it as it loads the release, once the file ``PLANT_DIE`` is there, ``stuck`` never comes back. On
+live inputs, once it looks on: ``shadow`` raises. Once it serves: ``raise`` fails on every second input, ``slow`` takes
+20 ms longer, ``nan`` answers with NaN.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ def _in_test(path: str, release: Release, key: str | None) -> Any:
 
 
 def _load(self: Any, name: str, target: Target | None, budget_s: float) -> Any:
-    if target is not None and PLANT.get(target.release.release) == "die":
-        time.sleep(0.5)
+    fault = None if target is None else PLANT.get(target.release.release)
+    if fault == "die":
+        while not os.path.exists(os.environ["PLANT_DIE"]):
+            time.sleep(0.02)
         signal.raise_signal(signal.SIGSEGV)
+    while fault == "stuck":
+        time.sleep(3600)
     return _models_load(self, name, target, budget_s)
 
 
