@@ -30,8 +30,11 @@ $(STAMPS)/build: $(STAMPS)/venv $(SOURCES)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --editable '.[demo]'
 	touch $@
 
-$(STAMPS)/make: $(STAMPS)/build
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --editable '.[demo,make,test]'
+# With the native tests in the same build: compiling the kernels takes minutes.
+$(STAMPS)/make: $(STAMPS)/venv $(SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --config-settings=cmake.define.INT8D_TESTS=ON \
+		--editable '.[demo,make,test]'
+	touch $(STAMPS)/build
 	touch $@
 
 $(STAMPS)/bench: $(STAMPS)/make
@@ -42,23 +45,14 @@ $(STAMPS)/lint: $(STAMPS)/make
 	$(PIP) ruff mypy clang-format
 	touch $@
 
-$(STAMPS)/mosquitto: $(STAMPS)/venv
-	@command -v mosquitto > /dev/null || test -x /usr/sbin/mosquitto || \
-	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto; \
-	else echo 'the tests need a broker: sudo apt-get install mosquitto' >&2; exit 1; fi
-	touch $@
-
-$(STAMPS)/nginx: $(STAMPS)/venv
-	@command -v nginx > /dev/null || test -x /usr/sbin/nginx || \
-	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nginx-light; \
-	else echo 'the tests need a web server: sudo apt-get install nginx-light' >&2; exit 1; fi
-	touch $@
-
-# Without these the tests that boot the unit under a real systemd are skipped, with the reason.
-$(STAMPS)/systemd: $(STAMPS)/venv
-	@command -v systemd-nspawn > /dev/null && command -v debootstrap > /dev/null || \
-	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq systemd-container debootstrap; \
-	else echo 'no tests under systemd: they need root, and apt-get install systemd-container debootstrap' >&2; fi
+# What the tests run beside the agent. Without systemd-nspawn the tests that boot the unit are skipped, with the reason.
+$(STAMPS)/servers: $(STAMPS)/venv
+	@missing=; for pair in mosquitto:mosquitto nginx:nginx-light systemd-nspawn:systemd-container debootstrap:debootstrap; do \
+		PATH="$$PATH:/usr/sbin" command -v $${pair%:*} > /dev/null || missing="$$missing $${pair#*:}"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
+	else echo "the tests need more packages: sudo apt-get install$$missing" >&2; \
+		case "$$missing" in *mosquitto*|*nginx*) exit 1;; esac; fi
 	touch $@
 
 $(STAMPS)/benchmark: $(STAMPS)/venv
@@ -72,13 +66,11 @@ demo: $(STAMPS)/build
 	$(BIN)/int8d demo
 
 # Most tests wait for a process, a broker or a deadline: three files at a time keep two cores busy.
-test: $(STAMPS)/make $(STAMPS)/mosquitto $(STAMPS)/nginx $(STAMPS)/systemd test-native
+test: $(STAMPS)/make $(STAMPS)/servers test-native
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
-test-native: $(STAMPS)/venv
-	$(CMAKE) -S . -B build/tests -DINT8D_TESTS=ON > /dev/null
-	$(BIN)/cmake --build build/tests
-	build/tests/int8d_tests
+test-native: $(STAMPS)/make
+	$$(ls -t build/cp*/int8d_tests | head -n 1)
 
 # The native tests again, each time under other sanitizers.
 sanitize: $(SANITIZERS:%=sanitize-%)
@@ -98,11 +90,11 @@ fuzz: $(STAMPS)/make
 	$(BIN)/python -m tests.fuzz onnx
 
 # Agent and broker under faults by a fixed seed, 20 minutes of them; docs/chaos.md.
-chaos: $(STAMPS)/make $(STAMPS)/mosquitto
+chaos: $(STAMPS)/make $(STAMPS)/servers
 	$(BIN)/python -m tests.chaos
 
 # Deadlines, poison, overload, a million hostile messages and a day's soak, 40 minutes of them; docs/under-fire.md.
-fire: $(STAMPS)/make $(STAMPS)/mosquitto
+fire: $(STAMPS)/make $(STAMPS)/servers
 	$(BIN)/python -m tests.fire deadline
 	$(BIN)/python -m tests.fire crash
 	$(BIN)/python -m tests.fire hang
@@ -110,7 +102,7 @@ fire: $(STAMPS)/make $(STAMPS)/mosquitto
 	$(BIN)/python -m tests.fire hostile
 	$(BIN)/python -m tests.fire soak
 
-bench: $(STAMPS)/bench $(STAMPS)/mosquitto $(NETWORKS) bench-native
+bench: $(STAMPS)/bench $(STAMPS)/servers $(NETWORKS) bench-native
 	$(BIN)/python -m bench.report
 
 # What of torchvision's networks is native, into docs/coverage.md.

@@ -14,7 +14,7 @@ from tests.agent_process import Peer, picture
 from tests.updates import web
 from tests.updates.device import QUICK, Device
 
-IMPATIENT = "stall_s = 0.5\nmin_bytes_per_s = 1024\nrequest_timeout_s = 2\n"
+IMPATIENT = "stall_s = 1.5\nmin_bytes_per_s = 1024\nrequest_timeout_s = 5\n"
 
 
 class Sender:
