@@ -98,7 +98,7 @@ class Daemon:
             workers=len(seats),
             most=config.containment.max_strikes,
             sync=config.containment.sync,
-            release=f"{__version__} {' '.join(f'{p.name}={p.version}' for p in self._models.predictors.values())}",
+            release=self._release(),
         )
         self._worker = Workers(seats, self._admission, self._refuse, self._strikes)
         routes = routes_of(config)
@@ -264,8 +264,13 @@ class Daemon:
         self._remote.tell(status)
         self._control.tell(status)
 
+    def _release(self) -> str:
+        """What runs here: this program, and the versions of its models."""
+        return f"{__version__} {' '.join(f'{p.name}={p.version}' for p in self._models.predictors.values())}"
+
     def _changed(self, name: str) -> None:
         """Another release of a model serves."""
+        self._strikes.renew(self._release())
         log.info("model %s: version %s serves", name, self._models.predictors[name].version)
         self._publish_stats()
         if self._session.connected:

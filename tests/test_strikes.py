@@ -86,6 +86,17 @@ def test_another_release_gives_every_input_a_new_chance(tmp_path) -> None:
     assert Strikes(tmp_path, release="int8d 2").count(B) == 0
 
 
+def test_a_release_that_comes_while_it_runs_does_so_too(tmp_path) -> None:
+    _die(tmp_path)
+    strikes = Strikes(tmp_path, most=1, release="")
+    assert strikes.out(B)
+    strikes.renew("another")
+    assert (strikes.out(B), strikes.any) == (False, False)
+    strikes.begin(0, [B])  # and dies
+    assert Strikes(tmp_path, most=1, release="another").out(B)
+    assert not Strikes(tmp_path, most=1, release="").out(B)
+
+
 @pytest.mark.parametrize("name", ["working", "strikes.json"])
 @pytest.mark.parametrize("damage", [b"", b"\0" * 7, b"int8d-w1" + b"\xff" * 500, b'{"strikes": 7}'])
 def test_damaged_files_begin_anew(tmp_path, name: str, damage: bytes) -> None:

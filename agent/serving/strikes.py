@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class Strikes:
     ) -> None:
         self._folder, self._most, self._remember, self._sync = folder, most, remember, sync
         self._ledger = _Ledger(release)
+        self._changing = threading.Lock()
         self._slot_bytes = _COUNT.size + MAX_TOGETHER * _DIGEST
         self._working: mmap.mmap | None = None
         self.working = True  # whether deaths are counted
@@ -106,6 +108,15 @@ class Strikes:
         """Whether an input must not be touched again."""
         return self.count(digest) >= self._most
 
+    def renew(self, release: str) -> None:
+        """Something else runs here from now on."""
+        with self._changing:
+            if release == self._ledger.release:
+                return
+            self._ledger = _Ledger(release, self._ledger.counted)
+            self._suspects = set()
+            self._save()
+
     def close(self) -> None:
         """An orderly end: what is still under work did no harm."""
         if self._working is not None:
@@ -115,12 +126,13 @@ class Strikes:
             (self._folder / "working").unlink(missing_ok=True)
 
     def _forgive(self, digests: Sequence[bytes]) -> None:
-        found = {name for name in (d.hex() for d in digests) if name in self._ledger.strikes}
-        for name in found:
-            del self._ledger.strikes[name]
-        if found:
-            self._suspects -= found
-            self._save()
+        with self._changing:
+            found = {name for name in (d.hex() for d in digests) if name in self._ledger.strikes}
+            for name in found:
+                del self._ledger.strikes[name]
+            if found:
+                self._suspects -= found
+                self._save()
 
     # Files
 
