@@ -16,7 +16,7 @@ TEXT = tables.DOCUMENT.read_text("utf-8")
 
 
 def test_the_table_of_reasons_is_up_to_date() -> None:
-    assert tables.replaced(TEXT, "reasons", tables.reasons_table()) == TEXT, "run: python -m tests.updates.tables"
+    assert tables.replaced(TEXT, "reasons", tables.reasons_table()) == TEXT, "run: python -m tests.updates tables"
 
 
 def test_every_reason_stands_in_the_table_once() -> None:
