@@ -131,7 +131,8 @@ class Daemon:
         self._home_assistant = HomeAssistant(config, self._models.headers, self._state)
         self._remote = None
         if self._updates is not None:
-            self._remote = Remote(config.base, self._updates, self._session.publish, gate.reply_topic)
+            session = self._session
+            self._remote = Remote(config.base, self._updates, session.publish, session.done, gate.reply_topic)
             self._control = Control(self._updates)
         self._edge_node = None
         if config.sparkplug.enabled:
@@ -254,9 +255,7 @@ class Daemon:
 
     def _receive(self, message: Incoming) -> None:
         """On the network thread."""
-        if self._remote is not None and not self._delivery.draining and self._remote.take(message):
-            self._session.done(message)
-        else:
+        if self._remote is None or self._delivery.draining or not self._remote.take(message):
             self._delivery.receive(message)
 
     def _tell_update(self, status: Status) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,13 +36,18 @@ class World:
             self.asked.append((action, release))
 
         self.updates.ask = asked  # type: ignore[method-assign, assignment]
-        self.remote = Remote("int8d/box1", self.updates, self.sent.append, lambda m: m.response_topic)
+        done = queue.SimpleQueue[Incoming]()
+        self.done = done
+        self.remote = Remote("int8d/box1", self.updates, self.sent.append, done.put, lambda m: m.response_topic)
 
     def take(
         self, payload: bytes, topic: str = LOAD, retained: bool = False, mid: int = 1, duplicate: bool = False
     ) -> bool:
         message = Incoming(topic, payload, 1, mid, duplicate, 1, "me/reply", b"7", retained=retained)
-        return self.remote.take(message)
+        taken = self.remote.take(message)
+        if taken:
+            assert self.done.get(timeout=5) is message
+        return taken
 
     def error(self) -> str:
         (reply,) = self.sent
@@ -100,6 +107,18 @@ def test_too_many_wishes_are_refused(world: World) -> None:
     assert world.sent == []
     world.take(b"")
     assert world.error() == "busy"
+
+
+def test_a_flood_that_comes_faster_than_the_disk_takes_wishes_is_refused(world: World) -> None:
+    slow = threading.Event()
+    world.updates.ask = lambda *_: slow.wait(10)  # type: ignore[method-assign, assignment]
+    messages = [Incoming(LOAD, b"", 0, 0, False, 1, "me/reply", b"7") for _ in range(300)]
+    for message in messages:
+        world.remote.take(message)
+    assert 300 - 257 <= len(world.sent) <= 300 - 256
+    assert {json.loads(m.payload)["error"]["code"] for m in world.sent} == {"busy"}
+    slow.set()
+    assert {id(world.done.get(timeout=5)) for _ in messages} == {id(m) for m in messages}
 
 
 def test_what_is_retained_is_no_wish(world: World) -> None:

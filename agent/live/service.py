@@ -7,12 +7,12 @@ stays loaded until its probation is over, so that going back takes no longer tha
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Mapping
 
 from agent.config.tables import Config
 from agent.engine.engine import noise
+from agent.live.apart import Apart
 from agent.live.models import Loaded, Models
 from agent.live.probation import Probation, Watch
 from agent.live.shadow import Shadow
@@ -46,6 +46,7 @@ class LiveService:
     ) -> None:
         self._models, self._workers, self._stats, self._settings = models, workers, stats, config.updates
         self._changed, self._budgets_s = changed, budgets_s
+        self._apart: dict[str, Apart[Loaded]] = {}
         self._candidates: dict[str, Loaded] = {}
         self._before: dict[str, Loaded] = {}
         # The counts when what serves began to, and when what served before did; none: with the process.
@@ -55,22 +56,15 @@ class LiveService:
 
     def load(self, model: str, target: Target | None) -> None:
         """Where it does not come to its end in time, a thread is left behind; the service goes on without it."""
-        ended: queue.SimpleQueue[Loaded | BaseException] = queue.SimpleQueue()
-
-        def work() -> None:
-            try:
-                ended.put(self._warm(model, target))
-            except BaseException as e:
-                ended.put(e)
-
-        threading.Thread(target=work, name=f"load-{model}", daemon=True).start()
+        apart = self._apart.pop(model, None) or Apart(f"load-{model}")
         seconds = self._settings.test_timeout_s
         try:
-            loaded = ended.get(timeout=seconds)
-        except queue.Empty:
+            loaded = apart.run(lambda: self._warm(model, target), seconds)
+        except TimeoutError:
             raise Refused("hung", f"it was not loaded and warm within updates.test_timeout_s, {seconds:g} s") from None
-        if isinstance(loaded, BaseException):
-            raise loaded
+        finally:
+            if not apart.busy:
+                self._apart[model] = apart
         self._candidates[model] = loaded
 
     def _warm(self, model: str, target: Target | None) -> Loaded:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import queue
+import threading
 from collections.abc import Callable
 
 import msgspec
@@ -29,6 +31,7 @@ from agent.wire import oip
 log = logging.getLogger(__name__)
 _JSON = "application/json"
 _MOST_BYTES = 4096
+_MOST_WAITING = 256  # messages, of all models
 _LOG_S = 10.0  # one line of a kind, whatever is asked for
 
 
@@ -42,28 +45,52 @@ class _Load(msgspec.Struct, frozen=True):
 
 
 class Remote:
-    """base: of the device's topics. publish: to the broker. reply_topic: where a message's sender may be answered."""
+    """base: of the device's topics. publish: to the broker. done: acknowledges. reply_topic: where a message's sender
+    may be answered.
+    """
 
     def __init__(
         self,
         base: str,
         updates: Updates,
         publish: Callable[[Outgoing], None],
+        done: Callable[[Incoming], None],
         reply_topic: Callable[[Incoming], str | None],
     ) -> None:
         self._models = f"{base}/v2/repository/models"
         self.filter = Filter(f"{self._models}/+/load")
-        self._updates, self._publish, self._reply_topic = updates, publish, reply_topic
+        self._updates, self._publish, self._done, self._reply_topic = updates, publish, done, reply_topic
         self._logged = Sparing(_LOG_S)
+        self._taken: queue.SimpleQueue[tuple[str, Incoming]] = queue.SimpleQueue()
+        # Wishes go to the disk, and inputs must not wait for that.
+        threading.Thread(target=self._run, name="update-wishes", daemon=True).start()
 
     def take(self, message: Incoming) -> bool:
-        """Does what the message asks for, in the background, if it is one for us."""
+        """Does what the message asks for, and acknowledges it, in the background, if it is one for us."""
         found = self.filter.match(message.topic)
         if found is None:
             return False
+        if self._taken.qsize() < _MOST_WAITING:
+            self._taken.put((found[0], message))
+        else:
+            why = ("busy", f"{_MOST_WAITING} messages wait already")
+            self._answer(self._reply_topic(message), message.correlation, None, why)
+            self._done(message)
+        return True
+
+    def _run(self) -> None:
+        while True:
+            model, message = self._taken.get()
+            try:
+                self._ask(model, message)
+            except Exception:  # a bug must not end the thread, nor have the message come for ever
+                log.exception("a message on '%s' could not be taken", message.topic)
+            self._done(message)
+
+    def _ask(self, model: str, message: Incoming) -> None:
         if message.retained:
             log.warning("what is retained on '%s' is not done: publish without the retain flag", message.topic)
-            return True
+            return
         topic = self._reply_topic(message)
         correlation = message.correlation
 
@@ -74,11 +101,11 @@ class Remote:
             if len(message.payload) > _MOST_BYTES or message.missing:
                 raise Int8dError(f"the payload has more than {_MOST_BYTES} bytes")
             wish = msgspec.json.decode(message.payload, type=_Load) if message.payload.strip() else _Load()
-            model, action = found[0], wish.parameters.action
+            action = wish.parameters.action
             sign = _sign(message) if action == "rollback" else ""  # the others may as well be done twice
             if message.duplicate and self._updates.has_asked(model, sign):
                 log.info("model %s: that %s comes again, and is known", model, action)
-                return True
+                return
             self._updates.ask(model, action, answer, wish.parameters.release, sign)
             self._log(f"model {model}: {action} is asked for over MQTT")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
@@ -87,7 +114,6 @@ class Remote:
             answer(None, e)
         except Int8dError as e:
             self._answer(topic, correlation, None, ("invalid_input", str(e)))
-        return True
 
     def tell(self, status: Status) -> None:
         """Publishes a status, retained."""
