@@ -23,7 +23,7 @@ from agent.updates.journal import Record
 from agent.updates.status import Status
 from agent.updates.store import Store
 from agent.updates.updater import Updates
-from agent.updates.wishes import Wish, Wishes
+from agent.updates.wishes import MOST, Wish, Wishes
 from tests.updates.bare import MODEL, Bare, BareService, BareSteps, FullDisk, target
 
 Told = tuple[Status, Refused | None]
@@ -215,6 +215,26 @@ def test_what_is_to_be_taken_back_does_not_serve_once_more(device: Device) -> No
     assert after.does("check") == 1
     assert after.kept() == []
     after.updates.stop(10)
+
+
+def test_a_rollback_ends_the_update_though_too_many_wishes_wait(device: Device) -> None:
+    device.start()
+    device.does("install", 1)
+    reached = threading.Event()
+
+    def probation(model: str, tell: object, stop: threading.Event) -> None:
+        reached.set()
+        assert stop.wait(10)
+
+    device.service.probation = probation  # type: ignore[method-assign]
+    device.ask("install", 2)
+    assert reached.wait(10)
+    for _ in range(MOST):
+        device.ask("check")
+    with pytest.raises(Refused, match="wait already"):
+        device.ask("rollback")
+    status, why = device.told.get(timeout=10)
+    assert (status.serving.release, why and why.code) == (1, "by_hand")
 
 
 def test_a_rollback_from_a_release_that_does_not_serve_is_refused(device: Device) -> None:

@@ -209,10 +209,12 @@ class _Turn:
                 ends = wish.release in (None, target.release.release)
             if ends and target is not None:
                 wish.of = target.sha256
-            self.wishes.put(wish, message)
-            install.reached("after asked")
-            if ends:
-                self.machine.back_by_hand()
+            try:
+                self.wishes.put(wish, message)
+                install.reached("after asked")
+            finally:
+                if ends:  # though too many wait: what goes wrong must not go on for that
+                    self.machine.back_by_hand()
 
     def end(self) -> None:
         self._stopping.set()
