@@ -132,7 +132,8 @@ class Daemon:
         self._remote = None
         if self._updates is not None:
             session = self._session
-            self._remote = Remote(config.base, self._updates, session.publish, session.done, gate.reply_topic)
+            most = config.updates.max_wishes * len(config.model)
+            self._remote = Remote(config.base, self._updates, session.publish, session.done, gate.reply_topic, most)
             self._control = Control(self._updates)
         self._edge_node = None
         if config.sparkplug.enabled:
@@ -321,10 +322,9 @@ class Daemon:
             return
         request.refusal = code
         self._stats.refused(code, request.model)
-        due = self._refusals_logged.due(code)
-        if due:
-            more = f" ({due - 1} more since the last that was logged)" if due > 1 else ""
-            log.info("refused a message on '%s': %s: %s%s", request.source, code, message, more)
+        line = self._refusals_logged.line(code, f"refused a message on '{request.source}': {code}: {message}")
+        if line:
+            log.info("%s", line)
         if code == "poisoned":
             self._put_aside(request, message)
         request_id = request.id if request.id is not None else request_id_of(request.payload)

@@ -41,6 +41,11 @@ class Sparing:
         self._last[kind] = (now, 0)
         return held + count
 
+    def line(self, kind: str, text: str) -> str:
+        """``text``, and how many of its kind were held back before it; empty: hold it back, too."""
+        due = self.due(kind)
+        return text + (f" ({due - 1} more since the last that was logged)" if due > 1 else "") if due else ""
+
 
 def to_stdout(level: str) -> None:
     """Sends all logs of ``level`` and above to stdout."""

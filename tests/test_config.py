@@ -93,6 +93,7 @@ MISTAKES = {
     "a limit below the least": (SMALLEST + "[updates]\nmax_bytes_per_s = 100\n", "max_bytes_per_s"),
     "a negative interval": (SMALLEST + "[updates]\ninterval = -1\n", "interval"),
     "an endless probation": (SMALLEST + "[updates]\nprobation_s = inf\n", "probation_s"),
+    "no wish about updates": (SMALLEST + "[updates]\nmax_wishes = 0\n", "max_wishes"),
     "no start of a release": (SMALLEST + "[updates]\nmax_starts = 0\n", "max_starts"),
     "more agreement than all": (SMALLEST + "[updates]\nmin_agreement = 1.1\n", "min_agreement"),
     "a model named as a folder of updates": (

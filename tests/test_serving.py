@@ -271,3 +271,6 @@ def test_of_many_refusals_few_are_logged_and_none_is_forgotten() -> None:
     assert [sparing.due("a"), sparing.due("a"), sparing.due("b", 5), sparing.due("a", 3)] == [1, 0, 5, 0]
     now[0] = 1.0
     assert [sparing.due("a"), sparing.due("a"), sparing.due("b")] == [5, 0, 1]
+    now[0] = 2.0
+    assert [sparing.line("a", "no"), sparing.line("a", "no"), sparing.line("c", "so")] == \
+        ["no (1 more since the last that was logged)", "", "so"]  # fmt: skip

@@ -23,8 +23,10 @@ from agent.updates.journal import Record
 from agent.updates.status import Status
 from agent.updates.store import Store
 from agent.updates.updater import Updates
-from agent.updates.wishes import MOST, Wish, Wishes
+from agent.updates.wishes import Wish, Wishes
 from tests.updates.bare import MODEL, Bare, BareService, BareSteps, FullDisk, target
+
+SETTINGS = Settings(repository="there", interval=0, max_wishes=4)
 
 Told = tuple[Status, Refused | None]
 
@@ -73,8 +75,7 @@ def test_what_the_journal_has_no_room_for_does_not_begin_and_the_status_says_why
 
 
 def test_a_rollback_that_comes_as_the_release_is_committed_takes_it_back_and_harms_no_later_one(tmp_path: Path) -> None:
-    settings = Settings(repository="there", interval=0)
-    updates = Updates("box1", [MODEL], Store(tmp_path, Disk()), settings, Steps(), Disk())
+    updates = Updates("box1", [MODEL], Store(tmp_path, Disk()), SETTINGS, Steps(), Disk())
     service, told = Service(), queue.Queue[Told]()
     assert updates.recover() == {MODEL: None}
     updates.start(service, lambda status: None)
@@ -130,8 +131,7 @@ class Device:
 
     def start(self, alive: bool = True) -> int:
         """alive: its thread runs. The release that serves at once."""
-        settings = Settings(repository="there", interval=0)
-        self.updates = Updates("box1", [MODEL], Store(self.folder, self._disk), settings, Steps(), self._disk)
+        self.updates = Updates("box1", [MODEL], Store(self.folder, self._disk), SETTINGS, Steps(), self._disk)
         self.service = Service()
         self.service.serving = self.updates.recover()[MODEL]
         if alive:
@@ -152,7 +152,7 @@ class Device:
         return self.serves()
 
     def wishes(self) -> Wishes:
-        return Wishes(self.folder / "served" / MODEL, self._disk)
+        return Wishes(self.folder / "served" / MODEL, self._disk, SETTINGS.max_wishes, SETTINGS.max_starts)
 
     def kept(self) -> list[Any]:
         return json.loads((self.folder / "served" / MODEL / "wishes.json").read_bytes())["wishes"]
@@ -229,7 +229,7 @@ def test_a_rollback_ends_the_update_though_too_many_wishes_wait(device: Device) 
     device.service.probation = probation  # type: ignore[method-assign]
     device.ask("install", 2)
     assert reached.wait(10)
-    for _ in range(MOST):
+    for _ in range(SETTINGS.max_wishes):
         device.ask("check")
     with pytest.raises(Refused, match="wait already"):
         device.ask("rollback")

@@ -154,6 +154,7 @@ def _check_updates(updates: Updates) -> None:
     require(0 <= updates.max_error_rate <= 1, "max_error_rate must lie in 0..1")
     require(1 <= updates.max_slowdown < math.inf, "max_slowdown must be 1 or more")
     require(1 <= updates.max_starts <= 100, "max_starts must lie in 1..100")
+    require(1 <= updates.max_wishes <= 1000, "max_wishes must lie in 1..1000")
 
 
 def _check_topics(config: Config) -> None:

@@ -232,7 +232,8 @@ class Updates(Table, frozen=True):
     shadow_s: how long it looks on at live inputs before it serves; min_agreement: with the model in service, 0..1.
     probation_s: how long it must serve well until it is committed: at most ``max_error_rate`` of its requests more
     failing than before, p99 at most ``max_slowdown`` times that of the one before. max_starts: of the process during
-    probation; then it goes back.
+    probation; then it goes back; with a wish that is not done, then it is dropped. max_wishes: for one model, that are
+    not done yet.
     """
 
     repository: str = ""
@@ -260,6 +261,7 @@ class Updates(Table, frozen=True):
     max_error_rate: float = 0.01
     max_slowdown: float = 2.0
     max_starts: int = 3
+    max_wishes: int = 32
 
 
 class Config(Table, frozen=True):

@@ -24,6 +24,7 @@ from agent.disk import of_disk
 from agent.errors import Int8dError
 from agent.repository.reasons import Refused
 from agent.repository.release import Target
+from agent.updates import points
 from agent.updates.journal import Journal, Record, refused, status, version
 from agent.updates.service import Service, Settings, Steps
 from agent.updates.status import Reason, Status
@@ -34,41 +35,7 @@ log = logging.getLogger(__name__)
 PASSING = frozenset({"unreachable", "not_found", "not_a_repository", "too_slow", "truncated", "endless_data", "damaged",
                      "no_space", "disk", "clock", "expired", "interrupted", "withdrawn"})  # fmt: skip
 PASSING_LATER = frozenset({"no_space", "disk", "interrupted"})  # once the file is here
-POINTS = (
-    "before asked",
-    "after asked",
-    "before begin",
-    "after begin",
-    "before fetch",
-    "after fetch",
-    "before fetched",
-    "after fetched",
-    "before test",
-    "after test",
-    "after tested",
-    "before pending",
-    "after pending",
-    "before load",
-    "after load",
-    "before switch",
-    "in the middle of switch",
-    "after switch",
-    "before probation",
-    "after probation",
-    "before commit",
-    "in the middle of commit",
-    "after commit",
-    "before rollback",
-    "in the middle of rollback",
-    "after rollback",
-)
 _TELL_S = 0.5  # progress is told that often at most
-
-
-def reached(point: str) -> None:
-    """Called at each of ``POINTS``, where a death must do no harm; tests die here."""
-    assert point in POINTS, point
-    log.debug("reached: %s", point)
 
 
 class Install:
@@ -186,7 +153,7 @@ class Install:
 
     def begin(self, target: Target) -> None:
         """A release that is due. Raises ``Refused`` where it can't be noted."""
-        reached("before begin")
+        points.reached("before begin")
         self._done = 0
         try:
             self._journal.write(state="fetching", step="fetch", target=target, switched=False, starts=0, reason=None,
@@ -195,7 +162,7 @@ class Install:
             why = of_disk(e)
             self._say(why)  # nobody may have asked, so that the status must
             raise why from e
-        reached("after begin")
+        points.reached("after begin")
         self.tell()
 
     def go_on(self) -> None:
@@ -217,28 +184,28 @@ class Install:
         if not self._store.has(target):
             part = self._store.part(self._model, target.sha256)
             self._store.tidy_staging(self._model, target.sha256)
-            reached("before fetch")
+            points.reached("before fetch")
             self._steps.fetch(target, part, self._progress, self._stop)
-            reached("after fetch")
+            points.reached("after fetch")
             self._store.put(self._model, target)
-        reached("before fetched")
+        points.reached("before fetched")
         self._journal.write(state="fetched", step="test")
-        reached("after fetched")
+        points.reached("after fetched")
         return True
 
     def _test(self) -> bool:
         target = self._target()
-        reached("before test")
+        points.reached("before test")
         measured = self._steps.test(self._model, target, self._store.file(target), self.record.committed, self._stop)
-        reached("after test")
+        points.reached("after test")
         self._journal.write(state="tested", step="", test=measured)
-        reached("after tested")
+        points.reached("after tested")
         return True
 
     def _accept(self) -> bool:
-        reached("before pending")
+        points.reached("before pending")
         self._journal.write(state="pending", step="load", switched=False, starts=0)
-        reached("after pending")
+        points.reached("after pending")
         return True
 
     def _pending(self) -> bool:
@@ -248,11 +215,11 @@ class Install:
             self._bring_in(self._service)
         self._journal.remember(step="probation")
         self.tell()
-        reached("before probation")
+        points.reached("before probation")
         while True:
             self._service.probation(self._model, self._probation, self._stop)
             self._check()
-            reached("after probation")
+            points.reached("after probation")
             try:
                 self._commit(self._service)
             except OSError as e:  # no fault of the release: it stays on probation until there is room to note its end
@@ -267,31 +234,31 @@ class Install:
             raise Refused("failed_starts", f"{record.starts} attempts to load it, and none came to its end")
         self._journal.write(starts=record.starts + 1, step="load")
         self.tell()
-        reached("before load")
+        points.reached("before load")
         service.load(self._model, target)
-        reached("after load")
+        points.reached("after load")
         self._journal.remember(step="shadow")
         self.tell()
         service.shadow(self._model, self._shadow, self._stop)
         self._check()
-        reached("before switch")
+        points.reached("before switch")
         self._journal.write(switched=True, step="switch")
-        reached("in the middle of switch")
+        points.reached("in the middle of switch")
         self._store.lead(self._model, target, self.record.committed)
         service.switch(self._model)
-        reached("after switch")
+        points.reached("after switch")
 
     def _commit(self, service: Service) -> None:
         record, target = self.record, self._target()
-        reached("before commit")
+        points.reached("before commit")
         number = max(record.floor, target.release.release)
         record = self._journal.write(state="committed", step="", committed=target, previous=record.committed,
                                      switched=False, floor=number, reason=None)  # fmt: skip
-        reached("in the middle of commit")
+        points.reached("in the middle of commit")
         self.repository = None
         self._mend(record)  # it is committed, whatever becomes of the links
         service.keep(self._model)
-        reached("after commit")
+        points.reached("after commit")
         log.info("model %s: release %d is committed", self._model, number)
 
     def _check(self) -> None:
@@ -324,11 +291,11 @@ class Install:
     def _roll_back(self, why: Refused) -> Record:
         """The committed one serves; what failed by its own fault is not tried again by itself."""
         record, target = self.record, self._target()
-        reached("before rollback")
+        points.reached("before rollback")
         reason = Reason(why.code, str(why))
         tried = record.refused if why.code in PASSING else refused(record, target.sha256, reason)
         record = self._note(state="rolled_back", step="", switched=False, reason=reason, refused=tried)
-        reached("in the middle of rollback")
+        points.reached("in the middle of rollback")
         self._mend(record)
         if self._service is not None:
             try:
@@ -336,7 +303,7 @@ class Install:
             except Int8dError as e:  # after a restart it is not in memory any more, and now it can't be loaded
                 self._service.back(self._model, self.unloadable(e))
                 record = self.record
-        reached("after rollback")
+        points.reached("after rollback")
         return record
 
     def roll_back_committed(self, why: Refused) -> None:
@@ -352,17 +319,17 @@ class Install:
                 self._service.load(self._model, before)
             except Int8dError as e:
                 raise Refused("not_a_model", f"release {_name(before)} can't be loaded: {e}") from e
-        reached("before rollback")
+        points.reached("before rollback")
         reason = Reason(why.code, str(why))
         self._note(state="rolled_back", step="", target=record.committed, committed=before, previous=None,
                    switched=False, reason=reason,
                    refused=refused(record, record.committed.sha256, reason))  # fmt: skip
-        reached("in the middle of rollback")
+        points.reached("in the middle of rollback")
         self._mend(self.record)
         if self._service is not None:
             self._service.switch(self._model)
             self._service.keep(self._model)
-        reached("after rollback")
+        points.reached("after rollback")
         self.tell()
 
     def give_up(self, why: Refused) -> None:

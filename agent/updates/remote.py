@@ -31,7 +31,6 @@ from agent.wire import oip
 log = logging.getLogger(__name__)
 _JSON = "application/json"
 _MOST_BYTES = 4096
-_MOST_WAITING = 256  # messages, of all models
 _LOG_S = 10.0  # one line of a kind, whatever is asked for
 
 
@@ -46,7 +45,7 @@ class _Load(msgspec.Struct, frozen=True):
 
 class Remote:
     """base: of the device's topics. publish: to the broker. done: acknowledges. reply_topic: where a message's sender
-    may be answered.
+    may be answered. most: messages that wait to be taken, of all models.
     """
 
     def __init__(
@@ -56,10 +55,12 @@ class Remote:
         publish: Callable[[Outgoing], None],
         done: Callable[[Incoming], None],
         reply_topic: Callable[[Incoming], str | None],
+        most: int,
     ) -> None:
         self._models = f"{base}/v2/repository/models"
         self.filter = Filter(f"{self._models}/+/load")
         self._updates, self._publish, self._done, self._reply_topic = updates, publish, done, reply_topic
+        self._most = most
         self._logged = Sparing(_LOG_S)
         self._taken: queue.SimpleQueue[tuple[str, Incoming]] = queue.SimpleQueue()
         # Wishes go to the disk, and inputs must not wait for that.
@@ -70,10 +71,10 @@ class Remote:
         found = self.filter.match(message.topic)
         if found is None:
             return False
-        if self._taken.qsize() < _MOST_WAITING:
+        if self._taken.qsize() < self._most:
             self._taken.put((found[0], message))
         else:
-            why = ("busy", f"{_MOST_WAITING} messages wait already")
+            why = ("busy", f"{self._most} messages wait already (updates.max_wishes, of each model)")
             self._answer(self._reply_topic(message), message.correlation, None, why)
             self._done(message)
         return True
@@ -135,9 +136,9 @@ class Remote:
         self._publish(Outgoing(topic, payload, 1, False, correlation, None, _JSON))
 
     def _log(self, text: str, kind: str = "") -> None:
-        due = self._logged.due(kind or text)
-        if due:
-            log.info("%s%s", text, f" ({due - 1} more since the last that was logged)" if due > 1 else "")
+        line = self._logged.line(kind or text, text)
+        if line:
+            log.info("%s", line)
 
 
 def _sign(message: Incoming) -> str:

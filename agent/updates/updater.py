@@ -29,7 +29,7 @@ from agent.errors import ConfigError, Int8dError
 from agent.repository.find import Found
 from agent.repository.reasons import Refused
 from agent.repository.release import Target
-from agent.updates import install, service
+from agent.updates import points, service
 from agent.updates.install import Install
 from agent.updates.journal import Journal, Record
 from agent.updates.status import Reason, Status
@@ -62,7 +62,8 @@ class Updates:
             model: _Turn(
                 model,
                 Install(device, model, self._store, Journal(self._store.of(model), disk), steps, settings),
-                Wishes(self._store.of(model), disk), steps, settings, self._finding, self._tidy,
+                Wishes(self._store.of(model), disk, settings.max_wishes, settings.max_starts),
+                steps, settings, self._finding, self._tidy,
             )
             for model in models
         }  # fmt: skip
@@ -202,7 +203,7 @@ class _Turn:
         return serving
 
     def ask(self, wish: Wish, message: str) -> None:
-        install.reached("before asked")
+        points.reached("before asked")
         with self._lock:
             target, ends = self.machine.record.target, False
             if wish.action == "rollback" and self._updating and target is not None:
@@ -211,7 +212,7 @@ class _Turn:
                 wish.of = target.sha256
             try:
                 self.wishes.put(wish, message)
-                install.reached("after asked")
+                points.reached("after asked")
             finally:
                 if ends:  # though too many wait: what goes wrong must not go on for that
                     self.machine.back_by_hand()

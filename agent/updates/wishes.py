@@ -24,8 +24,7 @@ from agent.updates.status import Status
 log = logging.getLogger(__name__)
 Action = Literal["check", "install", "rollback"]
 Answer = Callable[[Status, Refused | None], None]
-MOST = 32  # for one model; and of messages, that are known again
-_TRIES = 3  # of processes that died with it: no message may end a device again and again
+_KNOWN = 32  # messages: a broker delivers one again soon, or not at all
 
 
 @dataclass(eq=False)
@@ -56,10 +55,15 @@ class _File(msgspec.Struct):
 
 
 class Wishes:
-    """In the order in which they came. Whoever takes one out says when it is done. For any thread."""
+    """In the order in which they came. Whoever takes one out says when it is done. For any thread.
 
-    def __init__(self, folder: Path, disk: Disk) -> None:
+    most: that wait. max_starts: of processes with one of them, before it is dropped: no message may end a device again
+    and again.
+    """
+
+    def __init__(self, folder: Path, disk: Disk, most: int, max_starts: int) -> None:
         self._path, self._disk = folder / "wishes.json", disk
+        self._most, self._max_starts = most, max_starts
         self._lock = threading.Lock()
         self._waiting: queue.Queue[Wish | None] = queue.Queue()
         self._kept: list[Wish] = []
@@ -77,7 +81,7 @@ class Wishes:
         with self._lock:
             self._taken = file.taken
             for kept in file.wishes:
-                if kept.tries >= _TRIES:
+                if kept.tries >= self._max_starts:
                     log.error("%s: %d processes have died with it", _text(kept), kept.tries)
                     continue
                 log.info("%s, as was asked before the restart", _text(kept))
@@ -90,10 +94,10 @@ class Wishes:
     def put(self, wish: Wish, message: str = "") -> None:
         """message: what it is known by where it comes again. Raises ``Refused`` where too many wait."""
         with self._lock:
-            if self._waiting.qsize() >= MOST:
-                raise Refused("busy", f"{MOST} wishes for this model wait already")
+            if self._waiting.qsize() >= self._most:
+                raise Refused("busy", f"{self._most} wishes for this model wait already (updates.max_wishes)")
             if message:
-                self._taken = [*self._taken, message][-MOST:]
+                self._taken = [*self._taken, message][-_KNOWN:]
             if wish.action != "check":
                 self._kept.append(wish)
             if message or wish.action != "check":

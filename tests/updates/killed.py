@@ -1,4 +1,4 @@
-"""The daemon that is killed where KILL_AT says: at a point of ``agent.updates.install.POINTS``, or ``in fetch`` when
+"""The daemon that is killed where KILL_AT says: at a point of ``agent.updates.points.POINTS``, or ``in fetch`` when
 the first bytes have come. Or it waits before a switch until the file HOLD_UNTIL is there.
 
     KILL_AT="before switch" python -m tests.updates.killed run --config int8d.toml
@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from agent import cli
-from agent.updates import child, install
+from agent.updates import child, points
 
 AT, HOLD = os.environ.get("KILL_AT", ""), os.environ.get("HOLD_UNTIL", "")
 
@@ -36,5 +36,5 @@ def _run(step: str, ask: Any, reply: Any, timeout_s: float, progress: Any = lamb
 
 if __name__ == "__main__":
     _child_run, child.run = child.run, _run
-    install.reached = _die
+    points.reached = _die
     sys.exit(cli.main())

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.updates.install import POINTS
+from agent.updates.points import POINTS
 from tests.updates.bad import golden_differs
 from tests.updates.device import ENDED, Device, copied, prepare
 from tests.updates.tables import table
