@@ -13,8 +13,9 @@ The arithmetic of every operator is fixed in docs/numerics.md; all backends give
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import msgspec
 
@@ -307,6 +308,12 @@ Node = (
     | Softmax
     | Aten
 )
+
+
+def method_for(owner: object, prefix: str, node: Node) -> Callable[..., Any]:
+    """``owner``'s method for an operator: ``prefix`` and the operator's tag, such as ``_conv2d``."""
+    # Interned: Python keeps each string that a method has been looked up by, thousands of them, new ones at each load.
+    return getattr(owner, sys.intern(prefix + str(node.__struct_config__.tag)))  # type: ignore[no-any-return]
 
 
 _CONSTANTS = ("weight", "bias", "multiplier", "table", "rows", "columns", "value", "gamma", "beta")

@@ -103,7 +103,7 @@ class _Validator:
             for name in node_outputs(node):
                 self.require(name in self.tensors, f"there is no tensor '{name}'")
                 self.require(name not in produced, f"'{name}' is produced twice")
-            getattr(self, "node_" + str(node.__struct_config__.tag))(node)
+            g.method_for(self, "node_", node)(node)
             produced.update(node_outputs(node))
         self.where = "graph outputs"
         for name in graph.outputs:

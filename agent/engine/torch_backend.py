@@ -62,7 +62,7 @@ class TorchSegment:
             values: Tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in self.inputs}
             for node, done in zip(self._nodes, self._done, strict=True):
                 start = time.perf_counter_ns()
-                getattr(self, "_" + str(node.__struct_config__.tag))(node, values)
+                g.method_for(self, "_", node)(node, values)
                 for name in done:
                     values.pop(name, None)
                 times[node.name] = time.perf_counter_ns() - start

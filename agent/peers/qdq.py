@@ -55,7 +55,7 @@ class _Export:
 
     def run(self) -> onnx.ModelProto:
         for node in self.graph.nodes:
-            getattr(self, "_" + str(node.__struct_config__.tag))(node)
+            g.method_for(self, "_", node)(node)
         inputs = [self.value(name) for name in self.graph.inputs]
         for name in self.loose & set(self.graph.outputs):
             if self.tensors[name].dtype != "f32":

@@ -45,7 +45,7 @@ class _Export:
         for name in self.graph.inputs:
             self.activation(name)
         for node in self.graph.nodes:
-            getattr(self, "_" + str(node.__struct_config__.tag))(node)
+            g.method_for(self, "_", node)(node)
         sub = schema.SubGraphT()
         sub.tensors, sub.operators = self.tensors, self.operators
         sub.inputs = [self.indices[name] for name in self.graph.inputs]

@@ -55,7 +55,7 @@ class _Export:
         for name in self.source.inputs:
             self.values[name] = self.graph.placeholder(name)
         for node in self.source.nodes:
-            getattr(self, "_" + str(node.__struct_config__.tag))(node)
+            g.method_for(self, "_", node)(node)
         self.graph.output(tuple(self.values[name] for name in self.source.outputs))
         return fx.GraphModule(self.root, self.graph).eval()
 
