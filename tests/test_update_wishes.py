@@ -151,6 +151,19 @@ class Device:
         assert why is None
         return self.serves()
 
+    def stays_on_probation(self, release: int, dawdles_s: float = 0.0) -> None:
+        """Until it is told to stop, and so much longer."""
+        reached = threading.Event()
+
+        def probation(model: str, tell: object, stop: threading.Event) -> None:
+            reached.set()
+            assert stop.wait(10)
+            time.sleep(dawdles_s)
+
+        self.service.probation = probation  # type: ignore[method-assign]
+        self.ask("install", release)
+        assert reached.wait(10)
+
     def wishes(self) -> Wishes:
         return Wishes(self.folder / "served" / MODEL, self._disk, SETTINGS.max_wishes, SETTINGS.max_starts)
 
@@ -197,16 +210,7 @@ def test_a_rollback_that_a_death_cut_short_takes_back_one_release(device: Device
 def test_what_is_to_be_taken_back_does_not_serve_once_more(device: Device) -> None:
     device.start()
     device.does("install", 1)
-    reached = threading.Event()
-
-    def probation(model: str, tell: object, stop: threading.Event) -> None:
-        reached.set()
-        stop.wait(10)
-        time.sleep(0.2)
-
-    device.service.probation = probation  # type: ignore[method-assign]
-    device.ask("install", 2)
-    assert reached.wait(10)
+    device.stays_on_probation(2, dawdles_s=0.2)
     device.ask("rollback")
     shutil.copytree(device.folder, device.folder / "at the death", symlinks=True)
     device.told.get(timeout=10)
@@ -220,15 +224,7 @@ def test_what_is_to_be_taken_back_does_not_serve_once_more(device: Device) -> No
 def test_a_rollback_ends_the_update_though_too_many_wishes_wait(device: Device) -> None:
     device.start()
     device.does("install", 1)
-    reached = threading.Event()
-
-    def probation(model: str, tell: object, stop: threading.Event) -> None:
-        reached.set()
-        assert stop.wait(10)
-
-    device.service.probation = probation  # type: ignore[method-assign]
-    device.ask("install", 2)
-    assert reached.wait(10)
+    device.stays_on_probation(2)
     for _ in range(SETTINGS.max_wishes):
         device.ask("check")
     with pytest.raises(Refused, match="wait already"):
