@@ -232,8 +232,8 @@ class Updates(Table, frozen=True):
     shadow_s: how long it looks on at live inputs before it serves; min_agreement: with the model in service, 0..1.
     probation_s: how long it must serve well until it is committed: at most ``max_error_rate`` of its requests more
     failing than before, p99 at most ``max_slowdown`` times that of the one before. max_starts: of the process during
-    probation; then it goes back; with a wish that is not done, then it is dropped. max_wishes: for one model, that are
-    not done yet.
+    probation, then the release goes back; or with a wish, then the wish is dropped. max_wishes: that wait, for one
+    model; and for each, of messages that ask for them.
     """
 
     repository: str = ""
